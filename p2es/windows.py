@@ -1,0 +1,414 @@
+"""Window: ten seconds of one person, and its Arrow codec (a dataset can be read without Ray).
+
+What is stored is un-aligned, in physical units, and each lead once: a lead that follows from stored ones by the
+lead laws is left out and completed at load. Signals are int16 with one scale a window (a relative error of at most
+1.6e-5 of the largest value), the smallest and fastest of the layouts tried (docs/decisions.md).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from p2es.demographics import Demographics
+from p2es.errors import DatasetError
+from p2es.leads import LEADS, N_LEADS, complete_limb_leads
+
+FS_HZ = 128.0
+"""Rate of every stored signal."""
+WINDOW_S = 10.0
+MARGIN_S = 1.0
+"""PPG kept on either side of the window: the last beat's pulse comes after the window ends."""
+ECG_SAMPLES = int(WINDOW_S * FS_HZ)
+MARGIN_SAMPLES = int(MARGIN_S * FS_HZ)
+PPG_SAMPLES = ECG_SAMPLES + 2 * MARGIN_SAMPLES
+
+SCHEMA_VERSION = 1
+_FULL_SCALE = 32767
+# Leads that agree with the laws to this are stored once; a recording that breaks them keeps all its leads.
+_LAW_TOLERANCE_MV = 0.01
+
+
+@dataclass(frozen=True)
+class Window:
+    """Ten seconds of one person's ECG and PPG.
+
+    Attributes
+    ----------
+    window_id, person, recording : str
+        Unique id of the window; hashed ids of the person and of the recording.
+    source : str
+        Institution family.
+    split : str
+        `train`, `validation` or `test`, decided by person.
+    start_s : float
+        Start of the ECG in the recording, seconds.
+    ecg : array (12, 1280) or None
+        float32 millivolt, 0.5-40 Hz, order of `LEADS`; zero where `lead_mask` is False.
+    lead_mask : array (12,)
+        True for the leads that were recorded or follow from recorded ones by the lead laws.
+    ppg : array (channel, 1536) or None
+        float32, z-scored over the window, one second longer than the ECG on either side, un-aligned.
+    ppg_mask : array (1536,) or None
+        True where the PPG was recorded.
+    ppg_channels : tuple of str
+        Names of the channels (a wavelength, a site).
+    demographics : Demographics
+    delay_s, delay_confidence : float or None
+        Time from R peak to the steepest rise of the pulse in this recording and the confidence in it (0 to 1).
+    ppg_quality : float or None
+        0 (noise) to 1 (clean).
+    lead_quality : array (12,) or None
+        The same for each lead; NaN where absent.
+    r_peaks_s : array or None
+        Annotated R peaks, seconds from the start of the window.
+    rhythm : str or None
+        Annotated rhythm.
+    enrolment : str or None
+        `window_id` of another window of the same person that has all 12 leads.
+    simulated : bool
+        Whether a program made the signals.
+    """
+
+    window_id: str
+    person: str
+    recording: str
+    source: str
+    split: str
+    start_s: float
+    ecg: NDArray[np.float32] | None
+    lead_mask: NDArray[np.bool_]
+    ppg: NDArray[np.float32] | None
+    ppg_mask: NDArray[np.bool_] | None
+    ppg_channels: tuple[str, ...] = ()
+    demographics: Demographics = Demographics()
+    delay_s: float | None = None
+    delay_confidence: float | None = None
+    ppg_quality: float | None = None
+    lead_quality: NDArray[np.float32] | None = None
+    r_peaks_s: NDArray[np.float32] | None = None
+    rhythm: str | None = None
+    enrolment: str | None = None
+    simulated: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.ecg is None or self.ecg.shape == (N_LEADS, ECG_SAMPLES)
+        assert self.ppg is None or self.ppg.shape == (len(self.ppg_channels), PPG_SAMPLES)
+        assert (self.ppg is None) == (self.ppg_mask is None)
+
+
+WINDOW_SCHEMA = pa.schema(
+    [
+        pa.field("window_id", pa.string(), nullable=False),
+        pa.field("person", pa.string(), nullable=False),
+        pa.field("recording", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("simulated", pa.bool_(), nullable=False),
+        pa.field("age_years", pa.float32()),
+        pa.field("sex", pa.float32()),
+        pa.field("height_cm", pa.float32()),
+        pa.field("weight_kg", pa.float32()),
+        # The stored rows of the ECG, int16 little-endian, in the order of LEADS, and which leads they are.
+        pa.field("ecg", pa.binary()),
+        pa.field("ecg_scale_mv", pa.float32()),
+        pa.field("ecg_stored", pa.uint16(), nullable=False),
+        pa.field("ecg_leads", pa.uint16(), nullable=False),
+        pa.field("ppg", pa.binary()),
+        pa.field("ppg_scale", pa.float32()),
+        pa.field("ppg_mask", pa.binary(PPG_SAMPLES // 8)),
+        pa.field("ppg_channels", pa.list_(pa.string())),
+        pa.field("delay_s", pa.float32()),
+        pa.field("delay_confidence", pa.float32()),
+        pa.field("ppg_quality", pa.float32()),
+        pa.field("lead_quality", pa.list_(pa.float32())),
+        pa.field("r_peaks_s", pa.list_(pa.float32())),
+        pa.field("rhythm", pa.string()),
+        pa.field("enrolment", pa.string()),
+    ],
+    metadata={"p2es_window_schema": str(SCHEMA_VERSION)},
+)
+
+
+def _to_bits(mask: NDArray[np.bool_]) -> int:
+    return int(np.sum(mask.astype(np.int64) << np.arange(N_LEADS)))
+
+
+def _from_bits(bits: int) -> NDArray[np.bool_]:
+    return (bits >> np.arange(N_LEADS) & 1).astype(bool)
+
+
+def _completed(ecg: NDArray[np.float32], stored: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Fill the limb leads that follow from stored ones; the rest stay zero."""
+    known = {name: ecg[k] for k, name in enumerate(LEADS) if stored[k]}
+    result = np.zeros((N_LEADS, ecg.shape[-1]), dtype=np.float32)
+    for name, samples in complete_limb_leads(known).items():
+        result[LEADS.index(name)] = samples
+    return result
+
+
+def _leads_to_store(ecg: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Choose the rows to store: two limb leads where the others follow from them, and all precordial leads."""
+    limb = np.flatnonzero(mask[:6])
+    if limb.size <= 2:
+        return mask
+    stored = mask.copy()
+    stored[limb[2:]] = False
+    misfit = np.abs(_completed(ecg, stored) - ecg)[mask].max(initial=0.0)
+    return stored if misfit <= _LAW_TOLERANCE_MV else mask
+
+
+def _to_counts(signal: NDArray[np.float32]) -> tuple[bytes, float]:
+    scale = float(np.float32(max(float(np.abs(signal).max(initial=0.0)), 1e-9) / _FULL_SCALE))
+    return np.round(signal / scale).astype("<i2").tobytes(), scale
+
+
+def _row(window: Window) -> dict[str, object]:
+    row: dict[str, object] = {
+        name: getattr(window, name)
+        for name in ("window_id", "person", "recording", "source", "split", "start_s", "simulated", "delay_s",
+                     "delay_confidence", "ppg_quality", "rhythm", "enrolment", "lead_quality", "r_peaks_s")
+    }  # fmt: skip
+    fields = window.demographics.to_array()
+    row |= {
+        name: None if np.isnan(value) else value
+        for name, value in zip(("age_years", "sex", "height_cm", "weight_kg"), fields, strict=True)
+    }
+    row |= {"ecg": None, "ecg_scale_mv": None, "ecg_stored": 0, "ecg_leads": _to_bits(window.lead_mask)}
+    if window.ecg is not None:
+        stored = _leads_to_store(window.ecg, window.lead_mask)
+        row["ecg"], row["ecg_scale_mv"] = _to_counts(window.ecg[stored])
+        row["ecg_stored"] = _to_bits(stored)
+    row |= {"ppg": None, "ppg_scale": None, "ppg_mask": None, "ppg_channels": list(window.ppg_channels)}
+    if window.ppg is not None and window.ppg_mask is not None:
+        row["ppg"], row["ppg_scale"] = _to_counts(window.ppg)
+        row["ppg_mask"] = np.packbits(window.ppg_mask).tobytes()
+    return row
+
+
+def encode(windows: Iterable[Window]) -> pa.Table:
+    """Encode windows as a table of `WINDOW_SCHEMA`."""
+    return pa.Table.from_pylist([_row(window) for window in windows], schema=WINDOW_SCHEMA)
+
+
+def check_schema(schema: pa.Schema) -> None:
+    """Raise DatasetError unless `schema` is one this version reads."""
+    found = (schema.metadata or {}).get(b"p2es_window_schema", b"none").decode()
+    if found != str(SCHEMA_VERSION):
+        raise DatasetError(
+            f"the table has window schema {found}, this p2es reads {SCHEMA_VERSION}: ingest it again, or use the "
+            "p2es that wrote it"
+        )
+
+
+def _decode_ecg(row: dict[str, object]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
+    mask = _from_bits(int(row["ecg_leads"]))  # type: ignore[call-overload]
+    if row["ecg"] is None:
+        return None, mask
+    stored = _from_bits(int(row["ecg_stored"]))  # type: ignore[call-overload]
+    counts = np.frombuffer(row["ecg"], dtype="<i2").reshape(-1, ECG_SAMPLES)  # type: ignore[call-overload]
+    ecg = np.zeros((N_LEADS, ECG_SAMPLES), dtype=np.float32)
+    ecg[stored] = counts * np.float32(row["ecg_scale_mv"])  # type: ignore[arg-type]
+    return _completed(ecg, stored), mask
+
+
+def _decode_row(row: dict[str, object]) -> Window:
+    ecg, lead_mask = _decode_ecg(row)
+    ppg = ppg_mask = None
+    if row["ppg"] is not None:
+        counts = np.frombuffer(row["ppg"], dtype="<i2").reshape(-1, PPG_SAMPLES)  # type: ignore[call-overload]
+        ppg = counts * np.float32(row["ppg_scale"])  # type: ignore[arg-type]
+        ppg_mask = np.unpackbits(np.frombuffer(row["ppg_mask"], np.uint8)).astype(bool)  # type: ignore[call-overload]
+    people = np.array(
+        [np.nan if row[k] is None else row[k] for k in ("age_years", "sex", "height_cm", "weight_kg")],
+        dtype=np.float64,
+    )
+    arrays = {
+        name: None if row[name] is None else np.array(row[name], dtype=np.float32)
+        for name in ("lead_quality", "r_peaks_s")
+    }
+    plain = ("window_id", "person", "recording", "source", "split", "start_s", "simulated", "delay_s",
+             "delay_confidence", "ppg_quality", "rhythm", "enrolment")  # fmt: skip
+    return Window(
+        **{name: row[name] for name in plain},  # type: ignore[arg-type]
+        **arrays,  # type: ignore[arg-type]
+        ecg=ecg, lead_mask=lead_mask, ppg=ppg, ppg_mask=ppg_mask,
+        ppg_channels=tuple(row["ppg_channels"] or ()),  # type: ignore[arg-type]
+        demographics=Demographics.from_array(people),
+    )  # fmt: skip
+
+
+def decode(table: pa.Table) -> list[Window]:
+    """Undo `encode`; leads that follow from stored ones are completed."""
+    check_schema(table.schema)
+    return [_decode_row(row) for row in table.to_pylist()]
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """Windows as arrays, ready for a model; n windows, one after another.
+
+    Attributes
+    ----------
+    ecg_mv : array (n, 12, 1280)
+        float32; zero where `lead_mask` is False.
+    lead_mask : array (n, 12)
+    ppg : array (n, channel, 1536)
+        float32, zero where `ppg_mask` is False; all zero for a window without PPG.
+    ppg_mask : array (n, 1536)
+    people : array (n, 4)
+        `Demographics.to_array`; NaN is unknown.
+    delay_s, delay_confidence : array (n,)
+        NaN and 0 where unknown.
+    person, window_id, recording : array (n,) of str
+    """
+
+    ecg_mv: NDArray[np.float32]
+    lead_mask: NDArray[np.bool_]
+    ppg: NDArray[np.float32]
+    ppg_mask: NDArray[np.bool_]
+    people: NDArray[np.float64]
+    delay_s: NDArray[np.float32]
+    delay_confidence: NDArray[np.float32]
+    person: NDArray[np.str_]
+    window_id: NDArray[np.str_]
+    recording: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer] | NDArray[np.bool_] | slice) -> "WindowBatch":
+        """Choose windows by index, mask or slice."""
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+        return WindowBatch(**{name: value[rows] for name, value in vars(self).items()})
+
+    def aligned(self) -> "WindowBatch":
+        """Shift each PPG earlier by its recording's delay, so that pulses stand under their R peaks.
+
+        Windows whose delay is unknown are left as they are.
+        """
+        ppg, mask = shift_earlier(self.ppg, self.ppg_mask, np.nan_to_num(self.delay_s))
+        return replace(self, ppg=ppg, ppg_mask=mask)
+
+
+def _masked(ppg: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return np.where(mask[..., None, :], ppg, np.float32(0))
+
+
+def collate(windows: Sequence[Window], channels: int = 1) -> WindowBatch:
+    """Stack windows; PPG channels beyond `channels` are left out, missing ones are zero."""
+    n = len(windows)
+    ecg = np.zeros((n, N_LEADS, ECG_SAMPLES), np.float32)
+    ppg = np.zeros((n, channels, PPG_SAMPLES), np.float32)
+    mask = np.zeros((n, PPG_SAMPLES), bool)
+    for k, window in enumerate(windows):
+        if window.ecg is not None:
+            ecg[k] = np.where(window.lead_mask[:, None], window.ecg, 0)
+        if window.ppg is not None and window.ppg_mask is not None:
+            mask[k] = window.ppg_mask
+            ppg[k, : len(window.ppg)] = _masked(window.ppg[:channels], window.ppg_mask)
+    none = np.float32(np.nan)
+    return WindowBatch(
+        ecg_mv=ecg,
+        lead_mask=np.array([w.lead_mask if w.ecg is not None else np.zeros(N_LEADS, bool) for w in windows]).reshape(
+            n, N_LEADS
+        ),
+        ppg=ppg,
+        ppg_mask=mask,
+        people=np.array([w.demographics.to_array() for w in windows]).reshape(n, 4),
+        delay_s=np.array([none if w.delay_s is None else w.delay_s for w in windows], np.float32),
+        delay_confidence=np.array([w.delay_confidence or 0.0 for w in windows], np.float32),
+        person=np.array([w.person for w in windows], dtype=np.str_),
+        window_id=np.array([w.window_id for w in windows], dtype=np.str_),
+        recording=np.array([w.recording for w in windows], dtype=np.str_),
+    )
+
+
+@dataclass(frozen=True)
+class WindowStore:
+    """Many windows in memory as int16, decoded to a `WindowBatch` a few at a time (a quarter of float64's size)."""
+
+    ecg: NDArray[np.int16]
+    ecg_scale: NDArray[np.float32]
+    ppg: NDArray[np.int16]
+    ppg_scale: NDArray[np.float32]
+    rest: WindowBatch = field(repr=False)
+
+    @classmethod
+    def from_batches(cls, batches: Iterable[WindowBatch]) -> "WindowStore":
+        """Pack batches as they come, so that no more than one is ever held as float."""
+        packed = [_pack(batch) for batch in batches]
+        if not packed:
+            raise DatasetError("there are no windows to read: check the split and the dataset")
+        arrays = [np.concatenate([part[k] for part in packed]) for k in range(4)]
+        rests = [part[4] for part in packed]
+        rest = WindowBatch(
+            **{name: np.concatenate([getattr(part, name) for part in rests]) for name in vars(rests[0])}
+        )
+        return cls(arrays[0], arrays[1], arrays[2], arrays[3], rest)
+
+    def __len__(self) -> int:
+        return len(self.rest)
+
+    @property
+    def person(self) -> NDArray[np.str_]:
+        """Hashed id of each window's person."""
+        return self.rest.person
+
+    def batch(self, rows: Sequence[int] | NDArray[np.integer]) -> WindowBatch:
+        """Decode the windows at `rows`."""
+        rows = np.asarray(rows)
+        return replace(
+            self.rest.take(rows),
+            ecg_mv=self.ecg[rows] * self.ecg_scale[rows, None, None],
+            ppg=self.ppg[rows] * self.ppg_scale[rows, None, None],
+        )
+
+
+_Packed = tuple[
+    NDArray[np.int16], NDArray[np.float32], NDArray[np.int16], NDArray[np.float32], WindowBatch
+]  # fmt: skip
+
+
+def _pack(batch: WindowBatch) -> _Packed:
+    def counts(signal: NDArray[np.float32]) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+        scale = np.maximum(np.abs(signal).max(axis=(1, 2), initial=0.0), 1e-9).astype(np.float32) / _FULL_SCALE
+        return np.round(signal / scale[:, None, None]).astype(np.int16), scale
+
+    n = len(batch)
+    rest = replace(batch, ecg_mv=np.zeros((n, 0, 0), np.float32), ppg=np.zeros((n, 0, 0), np.float32))
+    return *counts(batch.ecg_mv), *counts(batch.ppg), rest
+
+
+def shift_earlier(
+    ppg: NDArray[np.float32], mask: NDArray[np.bool_], delay_s: NDArray[np.floating]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Shift signals earlier in time by `delay_s`, by linear interpolation between samples.
+
+    Parameters
+    ----------
+    ppg : array (n, channel, time)
+        At `FS_HZ`.
+    mask : array (n, time)
+    delay_s : array (n,)
+
+    Returns
+    -------
+    ppg, mask : arrays of the same shapes
+        What is shifted in from outside is zero and masked out.
+    """
+    time = ppg.shape[-1]
+    at = np.arange(time) + (np.asarray(delay_s, np.float64) * FS_HZ)[:, None]
+    left = np.floor(at).astype(np.int64)
+    fraction = (at - left).astype(np.float32)
+    inside = (left >= 0) & (left + 1 < time)
+    left = np.clip(left, 0, time - 2)
+    good = inside & np.take_along_axis(mask, left, 1) & np.take_along_axis(mask, left + 1, 1)
+    low = np.take_along_axis(ppg, left[:, None], 2)
+    high = np.take_along_axis(ppg, left[:, None] + 1, 2)
+    shifted = low + fraction[:, None] * (high - low)
+    return _masked(shifted, good), good

@@ -1,0 +1,133 @@
+"""The named configurations: what is run, as frozen dataclasses. Where it runs is in the environment."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from p2es.diffusion import DiffusionConfig
+from p2es.errors import ConfigError
+from p2es.network import NetworkConfig
+from p2es.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class SimulateConfig:
+    """The archive that is simulated when none is given."""
+
+    people: int = 600
+    """People, one recording each."""
+    duration_s: float = 82.0
+    """Length of a recording, seconds."""
+    seed: int = 0
+    """The same seed gives the same bytes, whatever the number of workers."""
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """How an archive becomes windows."""
+
+    archive: str | None = None
+    """A folder or file; None takes the simulated archive of this recipe."""
+    source: str = "simulated"
+    """Institution family: archives that share people must share a family."""
+    step_s: float = 10.0
+    """From the start of a window to the start of the next, seconds."""
+    salt: str = "p2es-split-1"
+    """Public salt of the split: SHA-256 of salt, source and the archive's person id."""
+    validation_share: float = 0.1
+    """Share of people in the validation split."""
+    test_share: float = 0.15
+    """Share of people in the test split."""
+    records_per_task: int = 16
+    """Records a Ray task reads and writes as one set of shards."""
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Demographic neighbours and clusters."""
+
+    neighbours: int = 10
+    """Nearest people of each person: the positives of the contrast."""
+    clusters: int = 8
+    """K-means clusters: where the model's prototypes start."""
+    query_shards: int = 2
+    """Ray tasks that search the index."""
+    seed: int = 0
+    """Seed of k-means."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a model is measured on unseen people."""
+
+    max_windows: int = 160
+    """Test windows, taken evenly over people."""
+    samples: int = 20
+    """Draws a window: at least 20, for the band."""
+    calibration_windows: int = 80
+    """Validation windows that calibrate the band (split conformal)."""
+    bootstrap: int = 1000
+    """Bootstrap draws over people for the intervals."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What a version must show before it may become champion."""
+
+    mandatory: tuple[str, ...] = ("finite", "lead_laws", "lineage", "follows_pulse")
+    """Names of goals (p2es.evaluation.goals); the other goals are printed, met or missed."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How the endpoint draws."""
+
+    samples: int = 20
+    """Draws a request, for the band."""
+    evaluations: int = 10
+    """Network evaluations a draw."""
+    min_replicas: int = 1
+    max_replicas: int = 2
+    gpus_per_replica: float = 0.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each stage asks of Ray."""
+
+    local_cpus: int = 4
+    """Logical CPUs of the local Ray. More than cores on purpose: two workers of 1 starved Ray Data on 2."""
+    object_store_mb: int = 512
+    """Object store of the local Ray, which would otherwise take a third of the memory."""
+    train_workers: int = 2
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One whole configuration."""
+
+    name: str
+    simulate: SimulateConfig = field(default_factory=SimulateConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    group: GroupConfig = field(default_factory=GroupConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    resources: Resources = field(default_factory=Resources)
+
+
+def fingerprint(*parts: object) -> str:
+    """Hash configurations and hashes into 16 hex digits: what a stage's result is filed under, and reused by."""
+
+    def plain(value: object) -> object:
+        return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+    text = json.dumps([plain(part) for part in parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
