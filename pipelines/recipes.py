@@ -131,3 +131,56 @@ def fingerprint(*parts: object) -> str:
 
     text = json.dumps([plain(part) for part in parts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def demo() -> Recipe:
+    """Simulate, train and serve on two cores in under ten minutes: the embedded default."""
+    return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=270.0))
+
+
+def small() -> Recipe:
+    """One GPU, minutes: the demo's network, trained longer on more simulated people. Also what tests submit."""
+    return Recipe(
+        name="small",
+        simulate=SimulateConfig(people=2000),
+        train=TrainConfig(windows=400_000, batch=64),
+    )
+
+
+def base() -> Recipe:
+    """One node with several GPUs, hours. Sized by the prototype's curves; not yet trained here."""
+    return Recipe(
+        name="base",
+        simulate=SimulateConfig(people=20_000),
+        group=GroupConfig(neighbours=20, clusters=16, query_shards=4),
+        network=NetworkConfig(channels=(32, 64, 96), pulse_channels=96, condition=128, prototypes=16),
+        train=TrainConfig(windows=5_000_000, batch=256, learning_rate=1e-3, ema=0.999, checkpoint_windows=200_000),
+        evaluate=EvaluateConfig(max_windows=1000, calibration_windows=500),
+        gate=GateConfig(mandatory=("finite", "lead_laws", "lineage", "follows_pulse", "G1", "G2", "G3", "G15", "G23")),
+        serve=ServeConfig(max_replicas=4, gpus_per_replica=1.0),
+        resources=Resources(train_workers=4, cpus_per_worker=4.0, gpus_per_worker=1.0),
+    )
+
+
+def large() -> Recipe:
+    """Many nodes, a day. Sized by the prototype's curves; not yet trained here."""
+    start = base()
+    return dataclasses.replace(
+        start,
+        name="large",
+        simulate=SimulateConfig(people=100_000),
+        group=dataclasses.replace(start.group, clusters=32, query_shards=16),
+        network=NetworkConfig(channels=(64, 96, 128, 192), pulse_channels=192, condition=256, prototypes=32),
+        train=dataclasses.replace(start.train, windows=50_000_000, batch=1024, learning_rate=5e-4, ema=0.9995),
+        resources=Resources(train_workers=16, cpus_per_worker=8.0, gpus_per_worker=1.0),
+    )
+
+
+RECIPES = {make.__name__: make for make in (demo, small, base, large)}
+
+
+def named(name: str) -> Recipe:
+    """Give a recipe by name; ConfigError when there is none."""
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()
