@@ -1,0 +1,1 @@
+"""Yardsticks behind the Translator protocol: what a model must beat before it may claim anything."""
