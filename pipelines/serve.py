@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -36,10 +36,13 @@ class Running:
     ----------
     url : str
         Where it answers.
+    token : str or None
+        The bearer token that it asks for.
     """
 
     url: str
-    _config: dict[str, Any]
+    token: str | None = field(repr=False)
+    _config: dict[str, Any] = field(repr=False)
 
     def swap(self, *, folder: str, version: str, sha256: str) -> None:
         """Hand another version to the running replicas; requests under way end with the old one.
@@ -193,8 +196,8 @@ def start(
     _check(settings, host, choice, options)
     port = port or free_port(host)
     _check_port(host, port)
-    token = settings.endpoint_token
-    config = configuration(choice, options, token_sha256=digest(token.get_secret_value()) if token else None)
+    token = settings.endpoint_token.get_secret_value() if settings.endpoint_token else None
+    config = configuration(choice, options, token_sha256=digest(token) if token else None)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port, "request_timeout_s": _REQUEST_TIMEOUT_S},
@@ -202,7 +205,7 @@ def start(
     try:
         _deploy(config)
         _wait_until_running()
-        yield Running(f"http://{f'[{host}]' if ':' in host else host}:{port}", config)
+        yield Running(f"http://{f'[{host}]' if ':' in host else host}:{port}", token, config)
     finally:
         serve.shutdown()
 
