@@ -4,6 +4,9 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
 
 from p2es.diffusion import DiffusionConfig
 from p2es.errors import ConfigError
@@ -50,7 +53,7 @@ class GroupConfig:
     neighbours: int = 10
     """Nearest people of each person: the positives of the contrast."""
     clusters: int = 8
-    """K-means clusters: where the model's prototypes start."""
+    """K-means clusters; one prototype of the network learns each."""
     query_shards: int = 2
     """Ray tasks that search the index."""
     seed: int = 0
@@ -110,7 +113,7 @@ class Resources:
 class Recipe:
     """One whole configuration."""
 
-    name: str
+    name: Annotated[str, tyro.conf.Suppress]
     simulate: SimulateConfig = field(default_factory=SimulateConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     group: GroupConfig = field(default_factory=GroupConfig)
@@ -121,6 +124,13 @@ class Recipe:
     gate: GateConfig = field(default_factory=GateConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if self.group.clusters != self.network.prototypes:
+            raise ConfigError(
+                f"group.clusters is {self.group.clusters} and network.prototypes {self.network.prototypes}: a prototype "
+                "learns one cluster, so give both the same number"
+            )
 
 
 def fingerprint(*parts: object) -> str:

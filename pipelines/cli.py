@@ -1,0 +1,483 @@
+"""The `p2es` command. A stage runs the stages it needs first and reuses what is done."""
+
+import errno
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from pydantic import ValidationError
+
+from p2es.demographics import Demographics, parse_sex
+from p2es.errors import InputError, P2EsError
+from p2es_platform.settings import Settings
+from pipelines.recipes import RECIPES, Recipe, named
+
+RecipeName = Literal["demo", "small", "base", "large"]
+# The version a command works on: a number, or an alias such as champion.
+VersionName = str
+
+_HELP = """usage: p2es COMMAND [options]
+
+From a wearable pulse wave (PPG) to a 12-lead ECG. Everything it draws is SYNTHETIC and not for diagnosis.
+
+{commands}
+
+Recipes: demo (minutes on 2 cores), small (a GPU, minutes), base (a node), large (a cluster). Every number of a recipe
+can be given on the command line: `p2es COMMAND --help` lists them with an example. Where things run is in the
+environment: RAY_ADDRESS, MLFLOW_TRACKING_URI, P2ES_STORAGE, P2ES_SECRET, P2ES_ENDPOINT, P2ES_ENDPOINT_TOKEN.
+"""
+
+
+@dataclass(frozen=True)
+class StageArgs:
+    """What to run: a recipe by name, any number of it replaced."""
+
+    recipe_name: Annotated[RecipeName, tyro.conf.arg(name="recipe")] = "demo"
+    """The named configuration to start from."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: named("demo"))
+
+
+@dataclass(frozen=True)
+class IngestArgs(StageArgs):
+    """A recipe, and the archive to read."""
+
+    archive: tyro.conf.Positional[str | None] = None
+    """A folder or file of recordings. Without one, the recipe's own simulated archive."""
+    name: str | None = None
+    """Name of the dataset; the recipe's name, or the archive's, without one."""
+
+
+@dataclass(frozen=True)
+class PromoteArgs(StageArgs):
+    """A recipe, whose gate decides, and a version."""
+
+    version: VersionName | None = None
+    """Version to take through the gate. Without one: what the recipe trained last, registered first."""
+
+
+@dataclass(frozen=True)
+class RollbackArgs:
+    """Nothing to choose: the champion before this one comes back."""
+
+
+@dataclass(frozen=True)
+class ModelsArgs:
+    """Nothing to choose."""
+
+
+@dataclass(frozen=True)
+class ServeArgs(StageArgs):
+    """A recipe, which says how many replicas, and a version."""
+
+    version: VersionName = "champion"
+    """Version or alias to serve."""
+
+
+@dataclass(frozen=True)
+class TranslateArgs:
+    """What to translate, for whom, with which version."""
+
+    path: tyro.conf.Positional[str]
+    """A recording, a folder of recordings, or a dataset's folder (then as a Ray Data job over its test people)."""
+    version: VersionName = "champion"
+    """Version or alias to use."""
+    age: str | None = None
+    """Age in years; replaces what the file says."""
+    sex: str | None = None
+    """F or M; replaces what the file says."""
+    height_cm: float | None = None
+    weight_kg: float | None = None
+    samples: int = 20
+    """Draws a window: at least 20 for a band."""
+    evaluations: int = 10
+    """Network evaluations a draw."""
+    seed: int = 0
+    max_windows: int = 3
+    """Windows of each record, spread over its good stretches; 0 takes all."""
+
+
+@dataclass(frozen=True)
+class JobsArgs:
+    """Look at the jobs of the cluster at RAY_ADDRESS."""
+
+    action: tyro.conf.Positional[Literal["list", "logs", "stop"]] = "list"
+    job: tyro.conf.Positional[str | None] = None
+    """Id of the job, for logs and stop."""
+
+
+@dataclass(frozen=True)
+class DoctorArgs:
+    """Nothing to choose."""
+
+
+@contextmanager
+def _ray(recipe: Recipe, settings: Settings, **options: Any) -> Iterator[None]:
+    from p2es_platform.cluster import connect
+
+    resources = recipe.resources
+    with connect(
+        settings, local_cpus=resources.local_cpus, object_store_mb=resources.object_store_mb, **options
+    ):
+        yield
+
+
+def _teller() -> Any:
+    from pipelines.demo import Teller
+
+    return Teller(print)
+
+
+def simulate(args: StageArgs, settings: Settings) -> int:
+    """Simulate people and write them as WFDB files."""
+    from pipelines import simulate as stage
+
+    with _ray(args.recipe, settings):
+        result = stage.run(args.recipe, settings)
+    print(f"{result.people} people in {result.folder}{' (reused)' if result.reused else ''}")
+    return 0
+
+
+def ingest(args: IngestArgs, settings: Settings) -> int:
+    """Read an archive into a dataset of windows."""
+    from pipelines import ingest as stage
+    from pipelines import simulate as people
+
+    with _ray(args.recipe, settings):
+        archive = args.archive or args.recipe.ingest.archive or people.run(args.recipe, settings).folder
+        result = stage.run(args.recipe, settings, archive=archive, name=args.name)
+    print(f"{result.windows} windows of {result.people} people in {result.url}{' (reused)' if result.reused else ''}")
+    for reason, count in sorted(result.quarantined.items()):
+        print(f"  quarantined, {reason}: {count}")
+    return 0
+
+
+def group(args: StageArgs, settings: Settings) -> int:
+    """Find demographic neighbours and clusters."""
+    from pipelines import demo
+
+    with _ray(args.recipe, settings):
+        ready = demo.prepare(args.recipe, settings, _teller())
+    print(f"groups in {ready.groups_url}")
+    return 0
+
+
+def train(args: StageArgs, settings: Settings) -> int:
+    """Train the diffusion model."""
+    from pipelines import demo
+
+    with _ray(args.recipe, settings):
+        teller = _teller()
+        trained = demo.fit(args.recipe, settings, demo.prepare(args.recipe, settings, teller), teller)
+    print(f"model {trained.sha256[:12]} in {trained.folder}, MLflow run {trained.run_id}")
+    return 0
+
+
+def evaluate(args: StageArgs, settings: Settings) -> int:
+    """Measure the model on unseen people, beside its controls."""
+    from pipelines import demo
+
+    with _ray(args.recipe, settings):
+        teller = _teller()
+        ready = demo.prepare(args.recipe, settings, teller)
+        found = demo.measure(args.recipe, settings, ready, demo.fit(args.recipe, settings, ready, teller), teller)
+    print(f"report in {found.report_html}")
+    return 0
+
+
+def promote(args: PromoteArgs, settings: Settings) -> int:
+    """Register a version, take it through the recipe's gate and make it champion."""
+    from pipelines import demo
+    from pipelines import promote as stage
+
+    if args.version is not None:
+        result = stage.again(args.recipe, settings, version=args.version)
+    else:
+        with _ray(args.recipe, settings):
+            teller = _teller()
+            ready = demo.prepare(args.recipe, settings, teller)
+            trained = demo.fit(args.recipe, settings, ready, teller)
+            found = demo.measure(args.recipe, settings, ready, trained, teller)
+            result = demo.release(settings, args.recipe, trained, found, teller)
+    for check in result.checks:
+        mark = "met   " if check.passed else "MISSED"
+        print(f"  {mark} {'must' if check.mandatory else '    '}  {check.name:13s} {check.claim}: {check.measured}")
+    print(f"version {result.version} is {'champion' if result.passed else 'not promoted: a mandatory goal is missed'}")
+    return 0 if result.passed else 1
+
+
+def rollback(args: RollbackArgs, settings: Settings) -> int:
+    """Make the champion before this one champion again."""
+    from pipelines import promote as stage
+
+    version = stage.rollback(settings)
+    print(f"version {version} is champion again")
+    return 0
+
+
+def models(args: ModelsArgs, settings: Settings) -> int:
+    """List the registered versions."""
+    from pipelines import promote as stage
+
+    rows = stage.models(settings)
+    if not rows:
+        print("no version is registered yet: `p2es promote` trains, evaluates and registers one")
+        return 0
+    columns = list(rows[0])
+    widths = [max(len(name), *(len(str(row[name])) for row in rows)) for name in columns]
+    for row in [dict(zip(columns, columns, strict=True)), *rows]:
+        print("  ".join(str(row[name]).ljust(width) for name, width in zip(columns, widths, strict=True)).rstrip())
+    return 0
+
+
+def serve(args: ServeArgs, settings: Settings) -> int:
+    """Serve a version over HTTP until Ctrl-C."""
+    from p2es_platform.registry import Registry
+    from pipelines import serve as stage
+
+    chosen = Registry(settings).resolve(args.version)
+    with _ray(args.recipe, settings, dashboard=False):
+        for url in stage.run(
+            settings, folder=str(chosen.folder), version=chosen.version, sha256=chosen.sha256, options=args.recipe.serve
+        ):
+            print(f"version {chosen.version} answers on {url} (its page in a browser, its API on {url}/docs); Ctrl-C ends it")
+    return 0
+
+
+def translate(args: TranslateArgs, settings: Settings) -> int:
+    """Draw the 12-lead ECG of recorded PPG."""
+    from p2es.model import P2Es
+    from p2es_platform.registry import Registry
+    from pipelines import translate as stage
+
+    person = _person(args)
+    options = stage.TranslateOptions(args.samples, args.evaluations, args.seed, args.max_windows)
+    if "://" not in args.path and not Path(args.path).exists() and not Path(f"{args.path}.hea").exists():
+        raise InputError(f"there is no {args.path}: give a recording, a folder of recordings or a dataset")
+    chosen = Registry(settings).resolve(args.version)
+    if (Path(args.path) / "manifest.json").exists():
+        with _ray(named("demo"), settings):
+            result = stage.dataset(args.path, str(chosen.folder), chosen.version, settings, options)
+    else:
+        loaded = stage.LoadedModel(P2Es.load(Path(chosen.folder)), chosen.version, chosen.sha256)
+        result = stage.files(args.path, loaded, settings, options, person)
+    print(f"{result.windows} windows drawn by version {chosen.version}, SYNTHETIC, in {result.folder}")
+    for path in result.figures:
+        print(f"  {path}")
+    for reason, count in result.refused.items():
+        print(f"  not translated, {reason}: {count}")
+    return 0
+
+
+def _person(args: TranslateArgs) -> Demographics | None:
+    """Read the person of the command line; None when nothing was said."""
+    if args.age is args.sex is args.height_cm is args.weight_kg is None:
+        return None
+    age = None
+    if args.age is not None:
+        try:
+            age = float(args.age)
+        except ValueError:
+            raise InputError(
+                f"--age {args.age} is not a number: give the age in years (90 for `>89`), or leave it out"
+            ) from None
+    sex = None if args.sex is None else parse_sex(args.sex)
+    return Demographics(age, sex, args.height_cm, args.weight_kg)
+
+
+def submit(argv: Sequence[str], settings: Settings) -> int:
+    """Run any other command on the cluster at RAY_ADDRESS, follow its log and return its exit status."""
+    from p2es_platform import jobs
+
+    wait = "--no-wait" not in argv
+    command = [word for word in argv if word != "--no-wait"]
+    if not command or command[0] not in COMMANDS or command[0] in ("submit", "jobs", "demo"):
+        raise InputError("say what to submit, as in `p2es submit train --recipe small`")
+    if command[0] in ARGUMENTS:
+        _parse(command[0], command[1:])  # A mistake is told here, not after minutes on the cluster.
+    job = jobs.submit(settings, command)
+    print(f"submitted as {job}; `p2es jobs logs {job}` shows its log, `p2es jobs stop {job}` ends it")
+    return jobs.follow(settings, job) if wait else 0
+
+
+def jobs(args: JobsArgs, settings: Settings) -> int:
+    """List the cluster's jobs, show a log, stop one."""
+    from p2es_platform import jobs as cluster_jobs
+
+    if args.action == "list":
+        for row in cluster_jobs.listing(settings):
+            print(f"{row.job_id:34s} {row.status:10s} {row.entrypoint}")
+        return 0
+    if args.job is None:
+        raise InputError(f"say which job: `p2es jobs {args.action} JOB`; `p2es jobs list` names them")
+    if args.action == "logs":
+        print(cluster_jobs.logs(settings, args.job), end="")
+    else:
+        cluster_jobs.stop(settings, args.job)
+        print(f"{args.job} was told to stop")
+    return 0
+
+
+def doctor(args: DoctorArgs, settings: Settings) -> int:
+    """Say what is installed, reachable and writable."""
+    from p2es_platform.doctor import checks
+
+    found = checks(settings)
+    for check in found:
+        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:12s} {check.detail}")
+        if not check.ok and check.hint:
+            print(f"      {'':12s} {check.hint}")
+    return 0 if all(check.ok for check in found) else 1
+
+
+def demo(args: StageArgs, settings: Settings) -> int:
+    """Run the whole path, from simulated people to a served ECG."""
+    from pipelines import demo as whole
+
+    whole.run(args.recipe, settings, print)
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
+    "simulate": (simulate, "p2es simulate --simulate.people 200"),
+    "ingest": (ingest, "p2es ingest path/to/archive --ingest.source mimic"),
+    "group": (group, "p2es group --group.neighbours 20"),
+    "train": (train, "p2es train --recipe small --train.windows 100000"),
+    "evaluate": (evaluate, "p2es evaluate --evaluate.max-windows 400"),
+    "promote": (promote, "p2es promote --version 3"),
+    "rollback": (rollback, "p2es rollback"),
+    "models": (models, "p2es models"),
+    "serve": (serve, "p2es serve --version champion"),
+    "translate": (translate, "p2es translate path/to/record.hea --age 53 --sex F"),
+    "submit": (submit, "RAY_ADDRESS=http://head:8265 p2es submit train --recipe small"),
+    "jobs": (jobs, "p2es jobs logs p2es-train-1a2b3c"),
+    "doctor": (doctor, "p2es doctor"),
+    "demo": (demo, "p2es demo"),
+}
+
+ARGUMENTS: dict[str, type] = {
+    "simulate": StageArgs,
+    "ingest": IngestArgs,
+    "group": StageArgs,
+    "train": StageArgs,
+    "evaluate": StageArgs,
+    "promote": PromoteArgs,
+    "rollback": RollbackArgs,
+    "models": ModelsArgs,
+    "serve": ServeArgs,
+    "translate": TranslateArgs,
+    "jobs": JobsArgs,
+    "doctor": DoctorArgs,
+    "demo": StageArgs,
+}
+
+Args = TypeVar("Args")
+
+
+def _summary(command: str) -> str:
+    return (COMMANDS[command][0].__doc__ or "").strip().splitlines()[0]
+
+
+def _overview() -> str:
+    lines = [f"  {name:10s} {_summary(name)}\n             {example}" for name, (_, example) in COMMANDS.items()]
+    return _HELP.format(commands="\n".join(lines))
+
+
+def _recipe_in(argv: Sequence[str]) -> str:
+    """Find the recipe's name before the rest is parsed: its numbers are the defaults of the rest."""
+    for index, word in enumerate(argv):
+        if word == "--recipe" and index + 1 < len(argv):
+            return argv[index + 1]
+        if word.startswith("--recipe="):
+            return word.partition("=")[2]
+    return "demo"
+
+
+def _parse(command: str, argv: Sequence[str]) -> Any:
+    kind = ARGUMENTS[command]
+    default: Any = tyro.MISSING_NONPROP
+    if issubclass(kind, StageArgs):
+        name = _recipe_in(argv)
+        if name in RECIPES:
+            default = kind(recipe_name=name, recipe=named(name))  # type: ignore[arg-type]
+    description = f"{_summary(command)}\n\nExample: {COMMANDS[command][1]}"
+    return tyro.cli(
+        kind, args=list(argv), default=default, prog=f"p2es {command}", description=description,
+        config=(tyro.conf.FlagConversionOff,),
+    )  # fmt: skip
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    settings = Settings()
+    if command == "submit":
+        if not argv or argv[0] in ("-h", "--help"):
+            print(f"usage: p2es submit COMMAND [options] [--no-wait]\n\n{_summary('submit')}\n\n"
+                  f"Example: {COMMANDS['submit'][1]}")  # fmt: skip
+            return 0 if argv else 2
+        return submit(argv, settings)
+    return COMMANDS[command][0](_parse(command, argv), settings)
+
+
+def _quiet() -> None:
+    """Keep what other libraries say to themselves off the terminal; P2ES_DEBUG=1 shows it."""
+    if os.environ.get("P2ES_DEBUG"):
+        logging.basicConfig(level=logging.DEBUG)
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("mlflow", "alembic", "ray", "ray.data", "ray.serve", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 when it did what was asked, 1 when it decided no, 2 for a mistake."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        print(f"p2es: there is no command {argv[0]!r}: `p2es --help` lists them", file=sys.stderr)
+        return 2
+    _quiet()
+    # A job that is stopped by its scheduler ends as one stopped by hand: nothing half-written, nothing running.
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        return _run(argv[0], argv[1:])
+    except P2EsError as error:
+        if os.environ.get("P2ES_DEBUG"):
+            raise
+        message = " ".join(str(error).split())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        message = f"the setting {'.'.join(map(str, fault['loc']))} is wrong: {fault['msg']}"
+    except KeyboardInterrupt:
+        print(f"\np2es {argv[0]}: interrupted; what is done is kept, run it again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        message = f"cannot write {error.filename or 'to the storage'} ({error.strerror}): nothing was lost, free it and run again"
+    print(f"p2es {argv[0]}: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+

@@ -1,0 +1,198 @@
+"""The method as a whole: each part matters, each term trains, a training goes on where it stopped."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from p2es.batching import EpochPlan, NeighbourGraph
+from p2es.conditioning import Units
+from p2es.model import FitRecipe, P2Es
+from p2es.network import NetworkConfig
+from p2es.training import TrainConfig, Trainer, TrainingState
+
+NETWORK = NetworkConfig(channels=(8, 8), pulse_channels=8, condition=16, prototypes=3)
+
+
+def graph_of(store, k=4, clusters=3):
+    people, first = np.unique(store.person, return_index=True)
+    return NeighbourGraph.exact([str(p) for p in people], store.rest.people[first], k, clusters)
+
+
+def trainer_of(store, config, **options):
+    units = Units.fit(store)
+    model = P2Es.start(NETWORK, FitRecipe().diffusion, units, seed=config.seed)
+    return Trainer(model.objective(config), units, store, graph_of(store), config, **options)
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.objective.parameters()])
+
+
+def test_each_window_is_seen_once_an_epoch_whatever_the_number_of_ranks(simulated_store):
+    graph = graph_of(simulated_store)
+    plan = EpochPlan(graph.rows_of(simulated_store.person), graph, batch=7)
+    n = len(simulated_store)
+    for world in (1, 2, 3):
+        for epoch in (0, 1):
+            ranks = [list(plan.batches(epoch, rank, world)) for rank in range(world)]
+            assert {len(batches) for batches in ranks} == {plan.count(world)}
+            seen = np.concatenate([rows for batches in ranks for rows, _ in batches])
+            assert sorted(seen) == list(range(n))
+            for parts in zip(*ranks, strict=True):
+                assert sum(len(rows) for rows, _ in parts) == parts[0][1]
+    first, second = (np.concatenate([rows for rows, _ in plan.batches(epoch)]) for epoch in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_batches_hold_neighbours_more_often_than_chance(simulated_store):
+    graph = graph_of(simulated_store)
+    rows = graph.rows_of(simulated_store.person)
+    plan = EpochPlan(rows, graph, batch=8)
+
+    def share(order):
+        pairs = [graph.relations(rows[part])[0].any(axis=1).mean() for part in np.array_split(order, len(order) // 8)]
+        return np.mean(pairs)
+
+    drawn = np.concatenate([part for part, _ in plan.batches(0)])
+    shuffled = np.random.default_rng(0).permutation(len(rows))
+    assert share(drawn) > share(shuffled)
+
+
+def test_nobody_is_their_own_neighbour(simulated_store):
+    graph = graph_of(simulated_store)
+    positive, same = graph.relations(graph.rows_of(simulated_store.person))
+    assert not (positive & same).any()
+    assert same.sum() > len(simulated_store), "people have several windows"
+
+
+@pytest.mark.parametrize("term", ["wave", "slope", "contrast", "prototype"])
+def test_every_term_of_the_loss_has_a_gradient(simulated_store, term):
+    trainer = trainer_of(simulated_store, TrainConfig(batch=16, regression_share=0.0))
+    rows, _ = next(trainer.plan.batches(0))
+    terms = trainer.objective(trainer._batch(rows), torch.full((len(rows),), 0.4), torch.Generator().manual_seed(0))
+    terms[term].backward()
+    denoiser = trainer.objective.denoiser
+    into = {"wave": denoiser.unet, "slope": denoiser.unet, "contrast": denoiser.groups, "prototype": denoiser.groups}
+    norms = [p.grad.norm() for p in into[term].parameters() if p.grad is not None]
+    assert torch.stack(norms).sum() > 1e-6
+    if term == "prototype":
+        assert denoiser.groups.prototypes.grad.norm() > 0
+
+
+def test_every_parameter_gets_a_gradient(simulated_store):
+    trainer = trainer_of(simulated_store, TrainConfig(batch=16, regression_share=0.0))
+    rows, _ = next(trainer.plan.batches(0))
+    generator = torch.Generator().manual_seed(0)
+    trainer.objective(trainer._batch(rows), torch.full((len(rows),), 0.4), generator)["total"].backward()
+    idle = [name for name, p in trainer.objective.named_parameters() if p.grad is None]
+    assert not idle, "distributed data parallel would wait for these for ever"
+
+
+def test_masked_leads_do_not_enter_the_loss_and_one_limb_lead_alone_does(simulated_store):
+    trainer = trainer_of(simulated_store, TrainConfig())
+    batch = trainer._batch(np.arange(4))
+    estimate = batch["x"] + 0.1
+    t = torch.full((4,), 0.4)
+    only_three = torch.zeros_like(batch["lead_mask"])
+    only_three[:, 2] = True
+    batch |= {"lead_mask": only_three}
+    error, _ = trainer.objective.errors(estimate, batch, t)
+    spoiled = batch["ecg"].clone()
+    spoiled[:, 3:] += 100
+    same, _ = trainer.objective.errors(estimate, batch | {"ecg": spoiled}, t)
+    torch.testing.assert_close(error, same)
+    moved = estimate.clone()
+    moved[:, 0] += 0.5
+    other, _ = trainer.objective.errors(moved, batch, t)
+    assert other != error, "III = II - I: an error in I is seen through III"
+
+
+def test_training_stops_and_goes_on_as_if_it_had_not(simulated_store, tmp_path):
+    config = TrainConfig(windows=16 * 12, batch=16, regression_share=0.2)
+    whole = trainer_of(simulated_store, config)
+    for _ in whole.steps():
+        pass
+    halted = trainer_of(simulated_store, config)
+    for step in halted.steps():
+        if step.step == 5:
+            break
+    halted.state().save(tmp_path)
+    resumed = trainer_of(simulated_store, config, resume=TrainingState.load(tmp_path))
+    for _ in resumed.steps():
+        pass
+    assert resumed.step == whole.step
+    assert torch.equal(weights(resumed), weights(whole))
+    for name, value in whole.average.items():
+        assert torch.equal(value, resumed.average[name])
+
+
+def test_training_lowers_the_loss(trained):
+    _, losses = trained
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_a_time_budget_ends_the_schedule_early(simulated_store):
+    trainer = trainer_of(simulated_store, TrainConfig(windows=10**9, batch=16, budget_s=1.5))
+    steps = list(trainer.steps())
+    assert trainer.windows < 10**9
+    assert steps[-1].progress > 0.5
+    assert steps[-1].learning_rate < steps[len(steps) // 2].learning_rate
+
+
+def draws(model, batch, **changes):
+    ppg = np.where(batch.ppg_mask[:, None], batch.ppg, np.nan).astype(np.float32)
+    people = changes.pop("people", None)
+    from p2es.demographics import Demographics
+
+    people = people or [Demographics.from_array(row) for row in batch.people]
+    options = {"fs_hz": 128.0, "samples": 2, "evaluations": 3, "seeds": range(len(ppg))} | changes
+    return np.stack([t.ecg_mv for t in model.sample(changes.pop("ppg", ppg), people, **options)])
+
+
+PARTS = {
+    "affinity": lambda d: d.affinity.bank.data.zero_() + d.affinity.refine.weight.data.zero_()[0, 0] + d.affinity.refine.bias.data.zero_()[0],
+    "groups": lambda d: d.group.weight.data.zero_(),
+    "demographics": lambda d: d.people[-1].weight.data.zero_(),
+    "pulse": lambda d: [b.pulse.weight.data.zero_() for b in (*d.unet.down, d.unet.middle, *d.unet.up)],
+    "scales": lambda d: [b.conv_out.weight.data.zero_() for b in (d.unet.down[-1], d.unet.middle)],
+    "mean over time": lambda d: [b.whole.weight.data.zero_() for b in (*d.unet.down, d.unet.middle, *d.unet.up)],
+    "deblurring": lambda d: d.deblur.log_lambda.data.fill_(-30.0),
+    "roles": lambda d: d.unet.role.weight.data.zero_(),
+    "time": lambda d: d.time[-1].weight.data.zero_(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_taking_a_part_out_of_the_trained_model_changes_the_samples(trained, simulated_store, tmp_path, part):
+    model, _ = trained
+    batch = simulated_store.batch([0, 30])
+    model.save(tmp_path)
+    without = P2Es.load(tmp_path)
+    PARTS[part](without.denoiser)
+    before, after = draws(model, batch), draws(without, batch)
+    assert np.isfinite(before).all()
+    # The arithmetic of two equal calls differs by less than 1e-6 mV; a part that matters moves more than 1 uV.
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_the_blur_matters(trained, simulated_store, tmp_path):
+    model, _ = trained
+    batch = simulated_store.batch([0])
+    model.save(tmp_path)
+    sharp = P2Es.load(tmp_path)
+    sharp.denoiser.diffusion = replace(
+        sharp.denoiser.diffusion, config=replace(sharp.denoiser.diffusion.config, blur_samples=0.0)
+    )
+    assert np.abs(draws(sharp, batch) - draws(model, batch)).max() > 1e-3
+
+
+def test_demographics_change_the_group_and_the_ecg(trained, simulated_store):
+    from p2es.demographics import Demographics, Sex
+
+    model, _ = trained
+    batch = simulated_store.batch([0])
+    young = draws(model, batch, people=[Demographics(25, Sex.MALE, 190, 90)])
+    old = draws(model, batch, people=[Demographics(80, Sex.FEMALE, 155, 60)])
+    assert np.abs(young - old).max() > 1e-3
