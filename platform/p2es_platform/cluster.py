@@ -109,7 +109,7 @@ def _joined(settings: Settings) -> Iterator[None]:
 
 
 def require_listener(address: str, timeout_s: float = 5.0) -> None:
-    """Raise unless something listens at `host:port`; Ray itself takes more than 200 s to say that nothing does.
+    """Raise unless something listens at `host:port`; Ray takes more than 200 s to say that nothing does.
 
     Raises
     ------
