@@ -65,8 +65,9 @@ def paper_ecg(
         Limits of the band, shaded.
     reference_mv : array (12, time), optional
         The recording, in another colour; NaN where a lead was not recorded.
-    ppg : array (time,), optional
-        Twelve seconds, one before and one after the window, at `fs_hz`; drawn below at a height of its own.
+    ppg : array (time,) or (channel, time), optional
+        Twelve seconds, one before and one after the window, at `fs_hz`; the first channel is drawn below, at a
+        height of its own.
     title, footer : str
         `footer` is added to the SYNTHETIC mark, which is always there.
     fs_hz : float
@@ -113,7 +114,7 @@ def lead_comparison(
     ----------
     generated_mv, recorded_mv : array (12, time)
     band_mv : array (2, 12, time), optional
-    ppg : array (time,), optional
+    ppg : array (time,) or (channel, time), optional
     lead : str
     title, footer, fs_hz
         As in `paper_ecg`.
@@ -233,7 +234,7 @@ def _calibration(axes: "Axes", top_mm: float) -> None:
 def _pulse_wave(axes: "Axes", top_mm: float, ppg: Array, fs_hz: float) -> None:
     """Draw the PPG of the window's ten seconds, its full swing over most of its row."""
     start = round(MARGIN_S * fs_hz)
-    shown = np.asarray(ppg, np.float64)[start : start + round(WINDOW_S * fs_hz)]
+    shown = np.atleast_2d(np.asarray(ppg, np.float64))[0, start : start + round(WINDOW_S * fs_hz)]
     finite = shown[np.isfinite(shown)]
     if finite.size == 0:
         return

@@ -1,8 +1,8 @@
 """A beat for the person, pasted at the beats of the pulse: the strong yardstick.
 
 The beat is a linear (ridge) regression of each training person's median beat on age, sex, height, weight and
-RR interval. It is pasted one delay before each steepest rise of the pulse, the delay drawn from a regression on
-age and height, as P2Es draws it. Each sample adds to the beat what the regression missed of one training
+RR interval. It is pasted one delay before each steepest rise of the pulse, the delay drawn from a regression
+on age and height, as P2Es draws it. Each sample adds to the beat what the regression missed of one training
 person, so that its spread over people is real. A prototype of this reached an F1 of .94 within 50 ms: what a
 model claims must be claimed against this, not against a mean.
 """
@@ -132,7 +132,12 @@ class Template:
         scaler = DemographicScaler(
             tuple(a["scaler_mean"].tolist()), tuple(map(tuple, a["scaler_covariance"].tolist()))
         )
-        law = DelayLaw(**{f.name: a[f"delay_{f.name}"].tolist() for f in dataclasses.fields(DelayLaw)})
+        age, height = a["delay_slopes_s"].astype(np.float64)
+        law = DelayLaw(
+            float(a["delay_intercept_s"].item()),
+            (float(age), float(height)),
+            float(a["delay_spread_s"].item()),
+        )
         return cls(a["weights_mv"].astype(np.float32), a["residuals_mv"].astype(np.float32), scaler, law)
 
     def _features(self, people: Floats, rr_s: Floats) -> Floats:

@@ -1,7 +1,8 @@
 """What a model must show, as numbers, and the judgement of a report against them.
 
-`demo` goals say that the machinery works and that the model listens to the pulse. `release` goals say what may
-be claimed of it. A goal whose figure is missing or not a number is missed: nothing passes by not being measured.
+`demo` goals say that the machinery works and that the model listens to the pulse. `release` goals say what
+may be claimed of it. A goal whose figure is missing or not a number is missed: nothing passes by not being
+measured.
 """
 
 import math
@@ -130,7 +131,7 @@ GOALS = (
     Goal("G22", "Delineator on clean simulations: SD of PR, QRS, QT at most 3 ms"),
     Goal(
         "G23",
-        "With another person's PPG, RMSE of one sample after one constant lag is worse by 20 %, surely above 0",
+        "With another person's PPG, one sample's RMSE after one constant lag is worse by 20 %, surely worse",
         (
             _contrast("rmse_mv_sample_lag: shuffled_ppg / model", "value", ">=", 1.20),
             _contrast("rmse_mv_sample_lag: shuffled_ppg / model", "low", ">", 1.0),
@@ -146,7 +147,7 @@ def judge(report: Mapping[str, Any], goals: Sequence[Goal] = GOALS) -> list[dict
     -------
     list of dict
         For each goal `name`, `claim`, `figure`, `measured`, `op`, `threshold` (of the first condition that
-        fails, else of the first), `passed`, `mandatory_in`, and `note`: why a goal without a figure is missed.
+        fails, else of the first), `passed`, `mandatory_in`, and `note`: why one without a figure is missed.
     """
     return [_judge(report, goal) for goal in goals]
 

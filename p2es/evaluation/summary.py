@@ -1,8 +1,8 @@
 """Figures with intervals: windows are averaged within a person, then people are averaged and resampled.
 
 Windows of one person are alike, so an interval over windows would be too narrow. All figures and contrasts
-share one set of bootstrap draws, and contrasts are taken window by window, so that what systems have in common
-cancels.
+share one set of bootstrap draws, and contrasts are taken window by window, so that what two systems have in
+common cancels.
 """
 
 from collections.abc import Mapping
