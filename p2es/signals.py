@@ -253,8 +253,9 @@ def prepare_ppg(samples: Floats, fs_hz: float) -> tuple[NDArray[np.float32], NDA
 def pulse_onsets(ppg: Floats, fs_hz: float, mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
     """Find the steepest systolic rise of each pulse.
 
-    Peaks of the slope of the band-passed PPG that reach 0.4 of the usual largest slope nearby (median over
-    five blocks of 2 s), at least 0.3 s apart, placed between samples by a parabola.
+    Peaks of the slope of the band-passed PPG, at least 0.3 s apart, placed between samples by a parabola. Each
+    must reach 0.4 of the usual largest slope nearby (median over five blocks of 2 s), and the whole climb from
+    foot to top 0.5 of the usual: the dicrotic wave of a slow pulse can be as steep, but climbs less.
 
     Parameters
     ----------
@@ -277,17 +278,27 @@ def pulse_onsets(ppg: Floats, fs_hz: float, mask: NDArray[np.bool_] | None = Non
     height = 0.4 * _usual_maximum(slope, fs_hz)
     peaks, _ = signal.find_peaks(slope, height=height, distance=_REFRACTORY_S * fs_hz)
     peaks = peaks[slope[peaks] > 0.0]
+    rise = np.zeros_like(slope)
+    rise[peaks] = _rises(slope, peaks)
+    peaks = peaks[rise[peaks] >= 0.5 * _usual_maximum(rise, fs_hz)[peaks]]
     return (peaks + _parabola_offset(slope, peaks)) / fs_hz
 
 
-def _usual_maximum(slope: NDArray[np.float64], fs_hz: float) -> NDArray[np.float64]:
-    """Give the local largest slope as a robust curve (time,), never below 0.3 of that of the whole signal."""
+def _rises(slope: NDArray[np.float64], peaks: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Give how far the signal climbs, from foot to top, around each peak of its slope."""
+    runs, count = ndimage.label(slope > 0.0)
+    climbs = ndimage.sum_labels(slope, runs, np.arange(count + 1))
+    return climbs[runs[peaks]]
+
+
+def _usual_maximum(x: NDArray[np.float64], fs_hz: float) -> NDArray[np.float64]:
+    """Give the largest value usual nearby, (time,) as x, never below 0.3 of what is usual in the whole."""
     block = int(2 * fs_hz)
-    count = max(slope.size // block, 1)
-    maxima = slope[: count * block].reshape(count, -1).max(axis=1)
+    count = max(x.size // block, 1)
+    maxima = x[: count * block].reshape(count, -1).max(axis=1)
     overall = float(np.median(maxima[maxima > 0])) if (maxima > 0).any() else inf
     smooth = np.maximum(ndimage.median_filter(maxima, size=5, mode="nearest"), 0.3 * overall)
-    return np.interp(np.arange(slope.size), (np.arange(count) + 0.5) * block, smooth)
+    return np.interp(np.arange(x.size), (np.arange(count) + 0.5) * block, smooth)
 
 
 def _parabola_offset(x: NDArray[np.float64], peaks: NDArray[np.intp]) -> NDArray[np.float64]:
