@@ -10,6 +10,7 @@ from torch import Tensor
 from p2es.diffusion import dct, idct
 from p2es.leads import LeadRole
 from p2es.network import Condition, Denoiser
+from p2es.windows import ECG_BAND_HZ, FS_HZ
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ def noise_grid(evaluations: int, config: SamplerConfig) -> Tensor:
 
 def _normal(generators: Sequence[torch.Generator], shape: torch.Size, like: Tensor) -> Tensor:
     return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(like)
+
+
+def within_band(x: Tensor) -> Tensor:
+    """Cut what lies above the band of the training ECGs: there the draws hold the sampler's noise and nothing else."""
+    u = dct(x)
+    frequency_hz = torch.arange(u.shape[-1], device=u.device) * FS_HZ / (2 * u.shape[-1])
+    return idct(torch.where(frequency_hz <= ECG_BAND_HZ[1], u, 0.0))
 
 
 class _Guided:
@@ -105,8 +113,9 @@ def draw(
     u = diffusion.coefficients(times[0], shape[-1]).sigma * _normal(generators, shape, condition.given)
     for step, t in enumerate(times):
         x = guided(idct(u), t)
-        yield x
-        if step + 1 == len(times):
+        last = step + 1 == len(times)
+        yield torch.where(guided.given, x, within_band(x)) if last else x
+        if last:
             return
         u_0, s = dct(x), times[step + 1]
         if config.stochastic:

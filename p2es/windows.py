@@ -18,6 +18,8 @@ from p2es.leads import LEADS, N_LEADS, complete_limb_leads
 
 FS_HZ = 128.0
 """Rate of every stored signal."""
+ECG_BAND_HZ = (0.5, 40.0)
+"""Band of every stored ECG."""
 WINDOW_S = 10.0
 MARGIN_S = 1.0
 """PPG kept on either side of the window: the last beat's pulse comes after the window ends."""
