@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.schema import ServeDeploySchema
 
 from p2es.errors import ConfigError, ModelError, RemoteError
@@ -20,6 +22,7 @@ from p2es_platform.settings import Settings
 from pipelines.recipes import ServeConfig
 from serve.endpoint import digest, is_loopback
 from serve.models import ModelChoice, folder_sha256
+from serve.sampler import Decision
 
 APPLICATION = "p2es"
 _START_TIMEOUT_S = 180.0
@@ -47,15 +50,49 @@ class Running:
     def swap(self, *, folder: str, version: str, sha256: str) -> None:
         """Hand another version to the running replicas; requests under way end with the old one.
 
-        Returns when every replica has decided. A replica that cannot use the version keeps the one it has and
-        says why in `GET /v1/model`.
+        Returns when every replica has taken it.
+
+        Raises
+        ------
+        ModelError
+            When a replica refused it; the version before goes on serving, in all of them.
+        RemoteError
+            When the replicas do not decide in time.
         """
         config = copy.deepcopy(self._config)
-        choice = ModelChoice(folder=folder, version=version, sha256=sha256)
-        _sampler(config)["user_config"] = choice.model_dump()
-        _deploy(config)
-        _wait_until_running()
+        choice = ModelChoice(folder=folder, version=version, sha256=sha256).model_dump()
+        _sampler(config)["user_config"] = choice
+        reason = _decide(config)
+        if reason is not None:
+            # A replica that starts later must not meet the refused version: it has no older one to keep.
+            _decide(self._config)
+            raise ModelError(f"version {version} was not taken, the one before goes on serving: {reason}")
         self._config = config
+
+
+def _decide(config: dict[str, Any]) -> str | None:
+    """Deploy a configuration, wait until every replica decided, and give the reason of one that refused."""
+    _deploy(config)
+    wanted = _sampler(config)["user_config"]
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        decisions = _decisions()
+        if decisions and all(decision.user_config == wanted for decision in decisions):
+            return next((decision.refused for decision in decisions if decision.refused), None)
+        time.sleep(_POLL_S)
+    raise RemoteError(
+        f"the replicas did not take the model within {_START_TIMEOUT_S:g} s: see `serve status`"
+    )
+
+
+def _decisions() -> list[Decision]:
+    sampler = serve.get_deployment_handle("Sampler", APPLICATION)
+    try:
+        decisions: list[Decision] = sampler.broadcast("decision").results(timeout_s=30)
+    except (DeploymentUnavailableError, RayActorError):
+        # A replica takes no calls while it is reconfigured: 0.1 s and the time the model takes to load.
+        return []
+    return decisions
 
 
 def _sampler(config: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,14 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 # What numpy raises on damaged headers, found by fuzzing; the warning is of headers that Python 2 wrote.
 _HEADER_FAULTS = (
-    ValueError, SyntaxError, TypeError, EOFError, TokenError, RecursionError, MemoryError, UserWarning
+    ValueError,
+    SyntaxError,
+    TypeError,
+    EOFError,
+    TokenError,
+    RecursionError,
+    MemoryError,
+    UserWarning,
 )
 _NPY_DTYPES = ("<f4", "<f8", "<i2", "<i4")
 

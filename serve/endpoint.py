@@ -216,6 +216,12 @@ def encode(asked: TranslateRequest, drawn: Drawn, accept: str, the_id: str) -> R
     return Response(write_json(head, signals), headers=headers, media_type=JSON)
 
 
+# Above the class: decorating pickles its routes by value, with the names that are there by then.
+async def _awaited(response: Any) -> Any:
+    """Make a coroutine of Serve's response, which `asyncio.wait_for` asks for."""
+    return await response
+
+
 @serve.deployment(max_ongoing_requests=64, max_queued_requests=128, graceful_shutdown_timeout_s=30)
 @serve.ingress(api)
 class Endpoint:
@@ -315,8 +321,3 @@ class Endpoint:
             status = _REFUSAL_STATUS[result.code]
             raise Problem(status, result.code, result.message, retry_after_s=5 if status == 503 else None)
         return result
-
-
-async def _awaited(response: Any) -> Any:
-    """Make a coroutine of Serve's response, which `asyncio.wait_for` asks for."""
-    return await response

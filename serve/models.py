@@ -71,7 +71,7 @@ def load_translator(folder: Path) -> Translator:
         raise ModelError(f"there is no model in {folder.name}: config.json is missing") from None
     except (ValueError, KeyError, TypeError):
         raise ModelError(f"the model in {folder.name} is corrupt: config.json does not name it") from None
-    if name not in _TRANSLATORS:
+    if not isinstance(name, str) or name not in _TRANSLATORS:
         raise ModelError(f"the model in {folder.name} is of a kind this p2es cannot serve: update p2es")
     module, kind = _TRANSLATORS[name]
     return cast(Translator, getattr(import_module(module), kind).load(folder))

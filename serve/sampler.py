@@ -76,6 +76,14 @@ class Refused:
     message: str
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a replica made of the last `user_config` it got; `refused` says why it did not take it."""
+
+    user_config: dict[str, Any] | None
+    refused: str | None
+
+
 def draw_batch(model: LoadedModel, draws: Sequence[Draw]) -> list[Drawn | Refused]:
     """Draw windows, those alike in one call; each result is what the window alone would give."""
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
@@ -150,6 +158,8 @@ class Sampler:
 
     def __init__(self) -> None:
         self._model: LoadedModel | None = None
+        self._serving: dict[str, Any] | None = None
+        self._last: Decision = Decision(None, None)
         self._refused: str | None = None
         self._drawn = Counter(
             "p2es_windows", description="Windows drawn or refused.", tag_keys=("version", "result")
@@ -163,17 +173,23 @@ class Sampler:
         ModelError
             Only when there is no model to go on with: the replica then does not start.
         """
+        if user_config == self._serving:
+            # Told to go back to what it never left; why the other was refused is still worth telling.
+            self._last = Decision(user_config, None)
+            return
         try:
             choice = ModelChoice.model_validate(user_config)
             # In a thread: the requests under way go on with the old model while the new one loads.
             model = await asyncio.to_thread(load_model, choice)
         except (P2EsError, ValidationError) as error:
             self._refused = _one_line(error)
+            self._last = Decision(user_config, self._refused)
             _log.error("model refused: %s", self._refused)
             if self._model is None:
                 raise ModelError(self._refused) from None
             return
-        self._model, self._refused = model, None
+        self._model, self._serving, self._refused = model, user_config, None
+        self._last = Decision(user_config, None)
         _log.info("serving model %s, sha256 %s", model.info.version, model.info.sha256)
 
     def status(self) -> ModelStatus | None:
@@ -181,6 +197,10 @@ class Sampler:
         if self._model is None:
             return None
         return ModelStatus(**self._model.info.model_dump(), refused=self._refused)
+
+    def decision(self) -> Decision:
+        """Tell which configuration this replica considered last, and what came of it."""
+        return self._last
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
     async def draw(self, draws: list[Draw]) -> list[Drawn | Refused]:

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 
 import numpy as np
@@ -99,7 +101,9 @@ def test_what_is_not_json_is_told_apart(raw):
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b'"x"', b'{"ppg": [NaN], "fs_hz": 125}', b'{"fs_hz": Infinity}'])
+@pytest.mark.parametrize(
+    "raw", [b"[]", b"1", b"null", b'"x"', b'{"ppg": [NaN], "fs_hz": 125}', b'{"fs_hz": Infinity}']
+)
 def test_json_of_the_wrong_kind_is_refused(raw):
     with pytest.raises(InputError):
         parse_json(raw)
@@ -153,7 +157,9 @@ def test_text_fields_give_the_request_that_json_gives():
     np.testing.assert_array_equal(by_text.ppg, by_json.ppg)
 
 
-@pytest.mark.parametrize("fields", [{"fs_hz": "fast"}, {"seed": "1.5"}, {"age_years": ">89"}, {"fs_hz": "nan"}, {"x": "1"}])
+@pytest.mark.parametrize(
+    "fields", [{"fs_hz": "fast"}, {"seed": "1.5"}, {"age_years": ">89"}, {"fs_hz": "nan"}, {"x": "1"}]
+)
 def test_bad_text_fields_are_refused(fields):
     with pytest.raises(InputError):
         parse_fields(np.float32(PPG), {"fs_hz": "125"} | fields)
@@ -166,8 +172,6 @@ def test_npy_round_trip_keeps_every_bit_and_nan():
 
 
 def _npy(array, **options):
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, array, **options)
     return buffer.getvalue()
@@ -185,7 +189,8 @@ def test_hostile_npy_is_refused_before_anything_is_allocated_or_run():
         good.replace(b"(1, 1500), ", b"(-1, -1500),"[:11]), good.replace(b"(1, 1500)", b"(-1,-1500"),
         _npy(np.array([Canary()], dtype=object), allow_pickle=True),
         _npy(np.zeros((2, 2, 2), np.float32)), _npy(np.float32(1)), _npy(np.zeros(3, complex)),
-        _npy(np.zeros(3, "U5")), _npy(np.full(1500, np.inf, np.float32)), _npy(np.asfortranarray(np.ones((3, 4)))),
+        _npy(np.zeros(3, "U5")), _npy(np.full(1500, np.inf, np.float32)),
+        _npy(np.asfortranarray(np.ones((3, 4)))),
     ]  # fmt: skip
     for raw in bad:
         with pytest.raises(MalformedBodyError) as caught:
@@ -197,10 +202,8 @@ def test_hostile_npy_is_refused_before_anything_is_allocated_or_run():
 def test_damaged_npy_never_escapes_as_another_error(noise, at):
     good = bytearray(write_npy(np.ones(64)))
     good[at : at + len(noise)] = noise
-    try:
+    with contextlib.suppress(MalformedBodyError):
         assert read_npy(bytes(good)).dtype == np.float32
-    except MalformedBodyError:
-        pass
 
 
 def test_both_forms_of_an_answer_carry_the_same_and_the_mark():
