@@ -6,7 +6,9 @@ import pytest
 
 def pytest_configure(config):
     # ray.serve 2.60 says this of its own models at import, before any test's filter holds.
-    config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
+    )
 
 
 @pytest.fixture(scope="session")
