@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import ray
 import requests
 
 from p2es.conditioning import Units
@@ -412,6 +413,21 @@ def test_a_swap_drops_no_request_and_a_wrong_model_is_not_taken(running, client,
     for drawn in by_version.values():
         np.testing.assert_allclose(drawn, np.broadcast_to(drawn[0], np.shape(drawn)), atol=2e-6)
     assert np.abs(by_version["1"][0] - by_version["2"][0]).max() > 1e-2
+
+
+def sampler_actors():
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [actor for actor in named if "p2es#Sampler" in actor["name"]]
+
+
+def test_a_killed_replica_costs_no_caller_an_answer(running, client):
+    before = client.translate(PPG, fs_hz=125.0, **FAST).ecg_mv
+    (replica,) = sampler_actors()
+    ray.kill(ray.get_actor(replica["name"], replica["namespace"]))
+    with Client(running.url, TOKEN, retries=8) as patient:
+        after = patient.translate(PPG, fs_hz=125.0, **FAST).ecg_mv
+    np.testing.assert_allclose(after, before, atol=2e-6)
+    assert [actor["name"] for actor in sampler_actors()] != [replica["name"]]
 
 
 # What is refused before anything starts.
