@@ -66,8 +66,8 @@ def paper_ecg(
     reference_mv : array (12, time), optional
         The recording, in another colour; NaN where a lead was not recorded.
     ppg : array (time,) or (channel, time), optional
-        Twelve seconds, one before and one after the window, at `fs_hz`; the first channel is drawn below, at a
-        height of its own.
+        Twelve seconds, one before and one after the window, at `fs_hz`; the first channel is drawn below, at
+        a height of its own.
     title, footer : str
         `footer` is added to the SYNTHETIC mark, which is always there.
     fs_hz : float

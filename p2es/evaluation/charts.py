@@ -36,17 +36,17 @@ def name_of(system: str) -> str:
 
 
 def timing(rows: pa.Table) -> "Figure":
-    """Draw the R timing errors after one constant lag, as shares of beats, the model over its shuffled control."""
+    """Draw the R timing errors after one constant lag, the model's over those of its shuffled control."""
     figure, axes = _axes(
         "R peak, drawn minus recorded, after one constant lag a window", "ms", "share of beats"
     )
-    bins = np.arange(-_TIMING_RANGE_MS, _TIMING_RANGE_MS + 1, 10)
+    bins = [float(edge) for edge in range(-_TIMING_RANGE_MS, _TIMING_RANGE_MS + 1, 10)]
     for system in ("shuffled_ppg", "model"):
         offsets = _flat(rows, system, "offsets_ms")
         if offsets.size:
             weights = np.full(offsets.size, 1 / offsets.size)
-            style = {"alpha": 0.65, "color": COLOURS[system], "label": name_of(system)}
-            axes.hist(offsets, bins=bins, weights=weights, **style)
+            label = name_of(system)
+            axes.hist(offsets, bins=bins, weights=weights, alpha=0.65, color=COLOURS[system], label=label)
     axes.legend(frameon=False)
     return figure
 

@@ -83,8 +83,8 @@ def compose(
     -------
     dict
         `format`, `version`, `recipe`, `dataset`, `model`, `lineage`, `settings`, `figures` (of the model),
-        `controls`, `contrasts`, `goals`, `mandatory`, `synthetic`; plain JSON, a figure that is not defined is
-        None.
+        `controls`, `contrasts`, `goals`, `mandatory`, `synthetic`; plain JSON, None where a figure is not
+        defined.
     """
     summary = summarise(rows, model=MODEL, bootstrap=bootstrap, seed=seed)
     mine = rows.filter(pa.compute.equal(rows["system"], MODEL))
