@@ -25,10 +25,12 @@ from p2es.simulator.people import (
 from p2es.simulator.pulse import draw_pulse, pulse_times, pulse_wave, steepest_rises
 from p2es.simulator.rhythm import Rhythm, draw_rhythm
 
-__all__ = ["ECG_FS_HZ", "POPULATIONS", "PPG_FS_HZ", "simulate_person"]
+__all__ = ["ECG_FS_HZ", "POPULATIONS", "PPG_FS_HZ", "VERSION", "simulate_person"]
 
+VERSION = 1
+"""Goes up with every change of what is simulated, so that an older archive is not taken for a new one."""
 ECG_FS_HZ = 250.0
-PPG_FS_HZ = 125.0
+PPG_FS_HZ = 250.0
 
 _PARTS = ("demographics", "person", "rhythm", "heart", "pulse", "device", "ecg noise", "ppg noise", "record")
 _MIN_DURATION_S, _MAX_DURATION_S = 1.0, 86_400.0
@@ -55,8 +57,8 @@ def simulate_person(seed: int, index: int, duration_s: float, population: str = 
     Returns
     -------
     Recording
-        12 leads in mV at 250 Hz, one PPG ("Pleth") at 125 Hz, and the R peaks. `provenance` holds the truth:
-        `delay_s` (R peak to steepest rise, median over the beats), rate, intervals, axis and device.
+        12 leads in mV at 250 Hz, one PPG ("Pleth") at the same rate, and the R peaks. `provenance` holds the
+        truth: `delay_s` (R peak to steepest rise, median over the beats), rate, intervals, axis and device.
 
     Raises
     ------

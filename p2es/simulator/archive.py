@@ -1,4 +1,4 @@
-"""Writing recordings as WFDB records that look like real ones: two rates, comments, R peaks."""
+"""Writing recordings as WFDB records that look like real ones: units, comments, R peaks."""
 
 import os
 import tempfile
