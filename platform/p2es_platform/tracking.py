@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import subprocess
 import threading
 import time
@@ -55,6 +56,7 @@ def connect(tracking_uri: str) -> mlflow.MlflowClient:
         raise ConfigError(
             f"MLFLOW_TRACKING_URI={shown} is not an address: write http://host:5000 or sqlite:///file"
         )
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
