@@ -105,7 +105,8 @@ def read_arrays(folder: Path, name: str, check: Callable[[Arrays], None]) -> dic
     """Undo `write_arrays`; ModelError when the file is missing, corrupt or fails `check`."""
     path = folder / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: numpy leaves a file open that turns out to be no archive.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         check(arrays)
     except FileNotFoundError as error:
