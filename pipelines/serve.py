@@ -21,7 +21,7 @@ from p2es.errors import ConfigError, ModelError, RemoteError
 from p2es_platform.settings import Settings
 from pipelines.recipes import ServeConfig
 from serve.endpoint import digest, is_loopback
-from serve.models import ModelChoice, folder_sha256
+from serve.models import ModelChoice
 from serve.sampler import Decision
 
 APPLICATION = "p2es"
@@ -161,6 +161,8 @@ def _last_line(message: str) -> str:
 
 def _check(settings: Settings, host: str, choice: ModelChoice, options: ServeConfig) -> None:
     """Refuse early what Serve would only fail on after minutes."""
+    from p2es_platform.registry import folder_sha256
+
     if not is_loopback(host) and settings.endpoint_token is None:
         raise ConfigError(f"set P2ES_ENDPOINT_TOKEN before listening on {host}: without it anyone could call")
     if options.gpus_per_replica > ray.cluster_resources().get("GPU", 0):

@@ -243,7 +243,7 @@ class Endpoint:
     ) -> None:
         self._sampler = sampler
         self._timeout_s = timeout_s
-        token = Settings().endpoint_token  # type: ignore[call-arg]
+        token = Settings.model_validate({}).endpoint_token
         self._token_sha256 = token_sha256 or (digest(token.get_secret_value()) if token else None)
         if require_token and self._token_sha256 is None:
             raise ConfigError("set P2ES_ENDPOINT_TOKEN: this deployment listens to a network")

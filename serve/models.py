@@ -1,6 +1,5 @@
 """Load a model folder for serving: the right class, the right bytes, and a first draw that shows it works."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,11 +18,7 @@ from p2es.windows import ECG_SAMPLES, MARGIN_S, WINDOW_S
 from serve.schema import ModelInfo
 
 # A name in config.json chooses from this list and nothing else: a model folder must not name code to run.
-_TRANSLATORS = {
-    "p2es": ("p2es.model", "P2Es"),
-    "mean_waveform": ("p2es.baselines.mean_waveform", "MeanWaveform"),
-    "template": ("p2es.baselines.template", "Template"),
-}
+_TRANSLATORS = {"p2es": ("p2es.model", "P2Es")}
 _LAW_TOLERANCE_MV = 1e-3
 
 
@@ -74,7 +69,15 @@ def load_translator(folder: Path) -> Translator:
     if not isinstance(name, str) or name not in _TRANSLATORS:
         raise ModelError(f"the model in {folder.name} is of a kind this p2es cannot serve: update p2es")
     module, kind = _TRANSLATORS[name]
-    return cast(Translator, getattr(import_module(module), kind).load(folder))
+    translator = getattr(import_module(module), kind)
+    return cast(Translator, translator.load(folder, _device()))
+
+
+def _device() -> str:
+    """Give the GPU that Ray lent to this replica, if it did: without `num_gpus` Ray hides them all."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_model(choice: ModelChoice) -> LoadedModel:
@@ -85,6 +88,9 @@ def load_model(choice: ModelChoice) -> LoadedModel:
     ModelError
         When it is missing, its bytes are not the promised ones, or its first draw is not an ECG.
     """
+    # Inside, since it brings MLflow along, which the schema's and the client's users need not have.
+    from p2es_platform.registry import folder_sha256
+
     folder, version, promised = _locate(choice)
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder.name} on this machine: check the path")
@@ -103,6 +109,7 @@ def _locate(choice: ModelChoice) -> tuple[Path, str, str | None]:
         return Path(choice.folder), choice.version, choice.sha256
     from p2es_platform.registry import resolve
 
+    assert choice.model_uri is not None
     resolved = resolve(choice.model_uri)
     if choice.sha256 is not None and choice.sha256 != resolved.sha256:
         raise ModelError(
@@ -154,12 +161,3 @@ def check_drawn(drawn: Translation) -> None:
         raise ModelError("the model drew values that are not finite")
     if np.abs(law_residuals(drawn.ecg_mv)).max() > _LAW_TOLERANCE_MV:
         raise ModelError("the model drew leads that break the lead laws")
-
-
-def folder_sha256(folder: Path) -> str:
-    whole = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        whole.update(
-            f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
-        )
-    return whole.hexdigest()

@@ -16,13 +16,14 @@ from p2es.errors import ConfigError, InputError, ModelError, RemoteError
 from p2es.leads import LEADS, law_residuals
 from p2es.model import P2Es
 from p2es.network import NetworkConfig
+from p2es_platform.registry import folder_sha256
 from p2es_platform.settings import Settings
 from pipelines import serve as stage
 from pipelines.recipes import ServeConfig
 from serve.client import Client
 from serve.codec import ARROW, JSON, NPY, write_npy
 from serve.endpoint import MAX_BODY_BYTES, is_loopback
-from serve.models import LoadedModel, ModelChoice, example_ppg, folder_sha256, load_model, load_translator
+from serve.models import LoadedModel, ModelChoice, example_ppg, load_model, load_translator
 from serve.page import content_security_policy, page_html
 from serve.sampler import Draw, Drawn, Refused, draw_batch
 from serve.schema import ErrorResponse, ModelInfo, TranslateRequest, TranslateResponse
