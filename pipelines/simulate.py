@@ -117,7 +117,7 @@ def _result(done: Any, pending: list[Any]) -> list[str]:
 
 
 def simulate_batch(config: SimulateConfig, population: str, people: Sequence[int], url: str) -> list[str]:
-    """Write the records of some people, and their truth last; a batch that is there already is not made again.
+    """Write the records of some people, and their truth last; a batch that is there is left as it is.
 
     Returns
     -------
