@@ -35,7 +35,7 @@ _REPORT_SHA256 = "p2es.report_sha256"
 _RECIPE = "p2es.recipe"
 _DATASET = "p2es.dataset_hash"
 
-# Two promoters that set the first alias at once collide in MLflow's table (seen in 2 of 4 races of six).
+# Two promoters that set the first alias at once collide in MLflow's table (in 2 of 5 races of six).
 _ALIAS_PAUSES_S = (0.1, 0.3, 1.0)
 
 # MLflow takes any text of 255 characters, and keeps `latest` and `v3` for itself.
