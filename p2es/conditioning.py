@@ -53,9 +53,7 @@ class Units:
             power = power + spectra[batch.lead_mask].sum(axis=0, dtype=np.float64)
             seen += int(batch.lead_mask.sum())
         _, first = np.unique(store.rest.recording, return_index=True)
-        law = DelayLaw.fit(
-            store.rest.people[first], store.rest.delay_s[first], store.rest.delay_confidence[first]
-        )
+        law = DelayLaw.fit(store.rest.people[first], store.rest.delay_s[first], store.rest.delay_confidence[first])
         _, first = np.unique(store.person, return_index=True)
         scaler = DemographicScaler.fit(store.rest.people[first])
         spectrum = np.asarray(power) / max(seen, 1)

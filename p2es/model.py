@@ -78,7 +78,10 @@ class P2Es:
     def objective(self, config: TrainConfig) -> Objective:
         """Give what training minimises."""
         return Objective(
-            self.denoiser, config.objective, torch.tensor(self.units.lead_scale_mv), torch.tensor(self.units.spectrum)
+            self.denoiser,
+            config.objective,
+            torch.tensor(self.units.lead_scale_mv),
+            torch.tensor(self.units.spectrum),
         )
 
     def fit(self, dataset: WindowStore, recipe: FitRecipe) -> Self:
@@ -121,7 +124,9 @@ class P2Es:
         if samples < 1 or evaluations < 1:
             raise InputError(f"samples and evaluations must be at least 1, not {samples} and {evaluations}")
         if not len(ppg) == len(demographics) == len(seeds):
-            raise InputError(f"{len(ppg)} PPG windows, {len(demographics)} people and {len(seeds)} seeds: give one each")
+            raise InputError(
+                f"{len(ppg)} PPG windows, {len(demographics)} people and {len(seeds)} seeds: give one each"
+            )
         windows, masks, qualities = self._read_pulses(ppg, fs_hz)
         people = np.array([person.to_array() for person in demographics]).reshape(-1, 4)
         draws = self._draw(windows, masks, people, known, samples, evaluations, seeds)
@@ -138,7 +143,9 @@ class P2Es:
         batch = batch.take(good)
         seeds = [int(row) for row in rows[good]]
         draws = self._draw(batch.ppg, batch.ppg_mask, batch.people, None, samples, evaluations, seeds)
-        self.band = calibrate(zip(draws, batch.ecg_mv, batch.lead_mask, strict=True), np.array(self.units.lead_scale_mv))
+        self.band = calibrate(
+            zip(draws, batch.ecg_mv, batch.lead_mask, strict=True), np.array(self.units.lead_scale_mv)
+        )
         return self.band
 
     def save(self, folder: Path) -> None:
@@ -177,7 +184,9 @@ class P2Es:
         except FileNotFoundError as error:
             raise ModelError(f"there is no model in {folder.name}: {Path(error.filename).name} is missing") from error
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"the model in {folder.name} is corrupt ({type(error).__name__}): fetch it again") from error
+            raise ModelError(
+                f"the model in {folder.name} is corrupt ({type(error).__name__}): fetch it again"
+            ) from error
         model.denoiser.to(device).eval()
         return model
 
@@ -217,7 +226,14 @@ class P2Es:
             pulses, masks, who = (np.repeat(a[part], samples, axis=0) for a in (ppg, ppg_mask, people))
             keys = [(seed, k) for seed in seeds[part] for k in range(samples)]
             drawn = [
-                self._chunk(pulses[i:j], masks[i:j], who[i:j], None if given is None else given[i:j], keys[i:j], evaluations)
+                self._chunk(
+                    pulses[i:j],
+                    masks[i:j],
+                    who[i:j],
+                    None if given is None else given[i:j],
+                    keys[i:j],
+                    evaluations,
+                )
                 for i, j in ((k, k + _CHUNK) for k in range(0, len(keys), _CHUNK))
             ]
             ecg = np.concatenate(drawn)

@@ -185,7 +185,12 @@ class TemporalUNet(nn.Module):
         self.up = nn.ModuleList(Block(o, o, config) for o in widths[::-1])
         # Patches overlap by half, so that no seam shows between them.
         self.write = nn.ConvTranspose1d(
-            _LEADS * widths[0], _LEADS * 2, 2 * config.patch, stride=config.patch, padding=config.patch // 2, groups=_LEADS
+            _LEADS * widths[0],
+            _LEADS * 2,
+            2 * config.patch,
+            stride=config.patch,
+            padding=config.patch // 2,
+            groups=_LEADS,
         )
 
     def forward(self, z: Tensor, condition: Condition, guide: Guide, told: Tensor) -> tuple[Tensor, Tensor]:

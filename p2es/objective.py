@@ -42,9 +42,7 @@ class Objective(nn.Module):
     The factor 1/2 makes the slope of white noise count as much as its value.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, config: ObjectiveConfig, lead_scale_mv: Tensor, spectrum: Tensor
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, config: ObjectiveConfig, lead_scale_mv: Tensor, spectrum: Tensor) -> None:
         super().__init__()
         self.denoiser, self.config = denoiser, config
         scale = lead_scale_mv.to(torch.float32)
@@ -114,7 +112,9 @@ class Objective(nn.Module):
         for row, pattern in enumerate(pick.tolist()):
             shown[row, list(_PATTERNS[pattern])] = True
         given = shown.to(device) & present & chosen(self.config.give_leads)[:, None]
-        roles = torch.where(given, int(LeadRole.GIVEN), torch.where(present, int(LeadRole.TARGET), int(LeadRole.ABSENT)))
+        roles = torch.where(
+            given, int(LeadRole.GIVEN), torch.where(present, int(LeadRole.TARGET), int(LeadRole.ABSENT))
+        )
         return Condition(
             ppg=torch.where(ppg_mask[:, None], batch["ppg"], 0.0),
             ppg_mask=ppg_mask,

@@ -64,7 +64,9 @@ class _Guided:
             self.null = Condition(
                 ppg=torch.zeros_like(condition.ppg),
                 ppg_mask=torch.zeros_like(condition.ppg_mask),
-                people=torch.cat([torch.zeros_like(condition.people[:, :4]), torch.ones_like(condition.people[:, :4])], 1),
+                people=torch.cat(
+                    [torch.zeros_like(condition.people[:, :4]), torch.ones_like(condition.people[:, :4])], 1
+                ),
                 roles=condition.roles,
                 given=condition.given,
             )

@@ -70,7 +70,9 @@ class TrainingState:
             scalars = json.loads((folder / "state.json").read_text())
             return cls(**scalars, tensors=load_file(folder / "state.safetensors"))
         except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"the checkpoint {folder.name} is not whole ({type(error).__name__}): use an older one") from error
+            raise ModelError(
+                f"the checkpoint {folder.name} is not whole ({type(error).__name__}): use an older one"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,10 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in objective.denoiser.state_dict().items()}
         self.wrapped = wrap(objective)
         self.optimizer = torch.optim.AdamW(
-            objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+            objective.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.99),
         )
         self.step = self.windows = 0
         self.elapsed_s = 0.0

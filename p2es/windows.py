@@ -348,9 +348,7 @@ class WindowStore:
             raise DatasetError("there are no windows to read: check the split and the dataset")
         arrays = [np.concatenate([part[k] for part in packed]) for k in range(4)]
         rests = [part[4] for part in packed]
-        rest = WindowBatch(
-            **{name: np.concatenate([getattr(part, name) for part in rests]) for name in vars(rests[0])}
-        )
+        rest = WindowBatch(**{name: np.concatenate([getattr(part, name) for part in rests]) for name in vars(rests[0])})
         return cls(arrays[0], arrays[1], arrays[2], arrays[3], rest)
 
     def __len__(self) -> int:

@@ -124,9 +124,7 @@ def _ray(recipe: Recipe, settings: Settings, **options: Any) -> Iterator[None]:
     from p2es_platform.cluster import connect
 
     resources = recipe.resources
-    with connect(
-        settings, local_cpus=resources.local_cpus, object_store_mb=resources.object_store_mb, **options
-    ):
+    with connect(settings, local_cpus=resources.local_cpus, object_store_mb=resources.object_store_mb, **options):
         yield
 
 
@@ -246,9 +244,15 @@ def serve(args: ServeArgs, settings: Settings) -> int:
     chosen = Registry(settings).resolve(args.version)
     with _ray(args.recipe, settings, dashboard=False):
         for url in stage.run(
-            settings, folder=str(chosen.folder), version=chosen.version, sha256=chosen.sha256, options=args.recipe.serve
+            settings,
+            folder=str(chosen.folder),
+            version=chosen.version,
+            sha256=chosen.sha256,
+            options=args.recipe.serve,
         ):
-            print(f"version {chosen.version} answers on {url} (its page in a browser, its API on {url}/docs); Ctrl-C ends it")
+            print(
+                f"version {chosen.version} answers on {url} (its page in a browser, its API on {url}/docs); Ctrl-C ends it"
+            )
     return 0
 
 
@@ -479,5 +483,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-

@@ -58,7 +58,9 @@ def prepare(recipe: Recipe, settings: Settings, teller: Teller) -> Prepared:
             say(f"{people.people} people as WFDB files{_again(people)}")
     with teller.stage("ingest") as say:
         data = ingest.run(recipe, settings, archive=archive)
-        say(f"{data.windows} windows of {data.people} people, {sum(data.quarantined.values())} quarantined{_again(data)}")
+        say(
+            f"{data.windows} windows of {data.people} people, {sum(data.quarantined.values())} quarantined{_again(data)}"
+        )
     with teller.stage("group") as say:
         groups = group.run(recipe, settings, data.url)
         say(f"{groups.neighbours} neighbours of {groups.people} people, {groups.clusters} clusters{_again(groups)}")
@@ -79,14 +81,22 @@ def measure(
     """Evaluate on unseen people."""
     with teller.stage("evaluate") as say:
         found = evaluate.run(
-            recipe, settings, model_folder=trained.folder, dataset_url=ready.dataset_url, lineage=trained.lineage
+            recipe,
+            settings,
+            model_folder=trained.folder,
+            dataset_url=ready.dataset_url,
+            lineage=trained.lineage,
         )
         say(_headline(found.report) + _again(found))
     return found
 
 
 def release(
-    settings: Settings, recipe: Recipe, trained: train.TrainResult, found: evaluate.EvaluateResult, teller: Teller
+    settings: Settings,
+    recipe: Recipe,
+    trained: train.TrainResult,
+    found: evaluate.EvaluateResult,
+    teller: Teller,
 ) -> promote.PromoteResult:
     """Register the version and take it through the recipe's gate."""
     with teller.stage("promote") as say:
@@ -114,7 +124,9 @@ def answer(recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller) 
         path = Path(settings.path("translations", "demo", "ecg.png"))
         path.parent.mkdir(parents=True, exist_ok=True)
         title = f"An unseen simulated person, {_describe(window.demographics)}: drawn from PPG by p2es version {champion.version}"
-        figure = plot.paper_ecg(reply.ecg_mv, band_mv=reply.band_mv, reference_mv=window.ecg, ppg=window.ppg, title=title)
+        figure = plot.paper_ecg(
+            reply.ecg_mv, band_mv=reply.band_mv, reference_mv=window.ecg, ppg=window.ppg, title=title
+        )
         plot.save(figure, path)
         say(f"12 leads with a 90 % band over HTTP, heart rate {reply.heart_rate_bpm:.0f} bpm")
     return path
@@ -204,4 +216,8 @@ def _person(person: Demographics) -> dict[str, Any]:
 
 def _describe(person: Demographics) -> str:
     values = person.to_array()
-    return "unknown" if np.isnan(values).all() else f"{values[0]:.0f} y, {person.sex}, {values[2]:.0f} cm, {values[3]:.0f} kg"
+    return (
+        "unknown"
+        if np.isnan(values).all()
+        else f"{values[0]:.0f} y, {person.sex}, {values[2]:.0f} cm, {values[3]:.0f} kg"
+    )

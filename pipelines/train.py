@@ -186,7 +186,11 @@ def _train(trainer: Trainer, recipe: Recipe, rank: int, tracker: Tracker | None,
     for step in trainer.steps():
         if tracker is not None and (step.step % _LOG_EVERY == 0 or step.step == 1):
             metrics = {f"loss_{name}": value for name, value in step.losses.items()}
-            metrics |= {"learning_rate": step.learning_rate, "grad_norm": step.grad_norm, "windows": step.windows}
+            metrics |= {
+                "learning_rate": step.learning_rate,
+                "grad_norm": step.grad_norm,
+                "windows": step.windows,
+            }
             tracker.log(step.step, metrics)
             if progress is not None:
                 progress.update.remote(step.progress, step.windows, step.losses["total"])
@@ -260,7 +264,12 @@ def _progress_bar(windows: int, budget_s: float | None) -> Iterator[Any]:
     """Draw the progress of the workers on the driver's terminal."""
     actor = _Progress.remote()
     done = threading.Event()
-    bar = tqdm(total=100, desc="train", unit="%", bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}")
+    bar = tqdm(
+        total=100,
+        desc="train",
+        unit="%",
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+    )
 
     def follow() -> None:
         while not done.wait(1.0):
@@ -283,4 +292,9 @@ def _progress_bar(windows: int, budget_s: float | None) -> Iterator[Any]:
         bar.refresh()
         bar.close()
         ray.kill(actor)
-        log.debug("training took %.0f s of a budget of %s for %d windows", time.monotonic() - started, budget_s, windows)
+        log.debug(
+            "training took %.0f s of a budget of %s for %d windows",
+            time.monotonic() - started,
+            budget_s,
+            windows,
+        )

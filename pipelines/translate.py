@@ -91,7 +91,11 @@ class LoadedModel:
 
 
 def files(
-    path: str, loaded: LoadedModel, settings: Settings, options: TranslateOptions, person: Demographics | None = None
+    path: str,
+    loaded: LoadedModel,
+    settings: Settings,
+    options: TranslateOptions,
+    person: Demographics | None = None,
 ) -> TranslateResult:
     """Translate a file or a folder of recordings.
 
@@ -153,7 +157,9 @@ def translate_windows(model: P2Es, windows: Sequence[Window], options: Translate
     )
 
 
-def dataset(url: str, loaded_folder: str, version: str, settings: Settings, options: TranslateOptions) -> TranslateResult:
+def dataset(
+    url: str, loaded_folder: str, version: str, settings: Settings, options: TranslateOptions
+) -> TranslateResult:
     """Translate the test windows of a dataset with Ray Data; Ray must be running.
 
     Each worker loads the model once; the tables are written beside and renamed when all are whole.
@@ -269,7 +275,10 @@ def _figures(folder: Path, name: str, window: Window, drawn: Translation, loaded
     if window.ecg is not None and window.lead_mask[1]:
         made.append(folder / f"{name}-lead-II.png")
         figure = plot.lead_comparison(
-            drawn.ecg_mv[0, 1], window.ecg[1], lead="II", band_mv=None if drawn.band_mv is None else drawn.band_mv[:, 1]
+            drawn.ecg_mv[0, 1],
+            window.ecg[1],
+            lead="II",
+            band_mv=None if drawn.band_mv is None else drawn.band_mv[:, 1],
         )
         plot.save(figure, made[1])
     return [str(path) for path in made]

@@ -1,7 +1,14 @@
 import numpy as np
 import torch
 
-from p2es.groups import Affinity, GroupFinder, contrastive_loss, over_present, prototype_loss, spectrally_bounded
+from p2es.groups import (
+    Affinity,
+    GroupFinder,
+    contrastive_loss,
+    over_present,
+    prototype_loss,
+    spectrally_bounded,
+)
 from p2es.leads import LeadRole
 
 

@@ -38,9 +38,7 @@ def test_a_request_gives_the_same_ecg_alone_and_in_a_batch(trained, simulated_st
 def test_another_seed_gives_another_ecg_and_draws_differ(trained, simulated_store):
     model, _ = trained
     ppg, people = asked(simulated_store, [0])
-    one, two = (
-        model.sample(ppg, people, fs_hz=128.0, samples=2, evaluations=4, seeds=[s])[0].ecg_mv for s in (1, 2)
-    )
+    one, two = (model.sample(ppg, people, fs_hz=128.0, samples=2, evaluations=4, seeds=[s])[0].ecg_mv for s in (1, 2))
     assert np.abs(one - two).max() > 0.01
     assert np.abs(one[0] - one[1]).max() > 0.01
 
@@ -163,13 +161,19 @@ def test_calibration_makes_a_band_of_too_narrow_draws_cover():
     def window(spread):
         centre = lift(rng.normal(0, 0.2, (8, 300)))
         draws = lift(centre[None, [0, 1, 6, 7, 8, 9, 10, 11]] + rng.normal(0, spread, (20, 8, 300)))
-        return draws.astype(np.float32), (centre + lift(rng.normal(0, 0.1, (8, 300)))).astype(np.float32), np.ones(12, bool)
+        return (
+            draws.astype(np.float32),
+            (centre + lift(rng.normal(0, 0.1, (8, 300)))).astype(np.float32),
+            np.ones(12, bool),
+        )
 
     narrow = [window(0.03) for _ in range(20)]
     band = calibrate(narrow, scale)
     assert band.inflation > 2
     fresh = [window(0.03) for _ in range(20)]
-    inside = [((truth >= low) & (truth <= high)).mean() for draws, truth, _ in fresh for low, high in [band.around(draws)]]
+    inside = [
+        ((truth >= low) & (truth <= high)).mean() for draws, truth, _ in fresh for low, high in [band.around(draws)]
+    ]
     assert np.mean(inside) == pytest.approx(0.9, abs=0.02)
 
 

@@ -74,7 +74,12 @@ def test_every_term_of_the_loss_has_a_gradient(simulated_store, term):
     terms = trainer.objective(trainer._batch(rows), torch.full((len(rows),), 0.4), torch.Generator().manual_seed(0))
     terms[term].backward()
     denoiser = trainer.objective.denoiser
-    into = {"wave": denoiser.unet, "slope": denoiser.unet, "contrast": denoiser.groups, "prototype": denoiser.groups}
+    into = {
+        "wave": denoiser.unet,
+        "slope": denoiser.unet,
+        "contrast": denoiser.groups,
+        "prototype": denoiser.groups,
+    }
     norms = [p.grad.norm() for p in into[term].parameters() if p.grad is not None]
     assert torch.stack(norms).sum() > 1e-6
     if term == "prototype":
