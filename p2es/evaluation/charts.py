@@ -53,7 +53,9 @@ def timing(rows: pa.Table) -> "Figure":
 
 def ranks(rows: pa.Table) -> "Figure":
     """Draw where the recording lies among the model's sorted samples: flat when the spread is right."""
-    figure, axes = _axes("Rank of the recording among the samples", "rank", "share of points")
+    figure, axes = _axes(
+        "Rank of the recording among the samples (a hump: they spread too much)", "rank", "share of points"
+    )
     counts = _stacked(rows, "model", "rank_counts")
     if counts.size:
         share = counts.sum(axis=0) / counts.sum()
@@ -75,7 +77,8 @@ def lead_correlations(rows: pa.Table) -> "Figure":
         axes.bar(at, mean, width=width, color=COLOURS[system], label=name_of(system))
     axes.set_xticks(range(len(LEADS)), LEADS)
     axes.axhline(0, color="#333333", lw=0.8)
-    axes.legend(frameon=False, ncols=3)
+    axes.margins(y=0.2)
+    axes.legend(frameon=False, ncols=3, loc="upper center", fontsize=8)
     return figure
 
 

@@ -17,7 +17,7 @@ class Metric:
     unit : str
         Empty for a share or a correlation.
     better : str
-        `higher`, `lower`, or a number that should be met (0.9 for the coverage of a 90 % band).
+        `higher`, `lower`, `neither` (read it beside another), or a number to be met (0.9 for a 90 % band).
     statistic : str
         Over people: `mean` or `median` of each person's mean over windows; `max` is over all windows.
     """
@@ -25,7 +25,7 @@ class Metric:
     name: str
     label: str
     unit: str = ""
-    better: Literal["higher", "lower"] | float = "lower"
+    better: Literal["higher", "lower", "neither"] | float = "lower"
     statistic: Literal["mean", "median", "max"] = "mean"
 
 
@@ -52,8 +52,8 @@ METRICS = (
     Metric("crps_mv", "CRPS of the samples", "mV"),
     Metric("coverage_90", "Inside the 90 % band", better=0.9),
     Metric("coverage_90_lag", "Inside the 90 % band after one constant lag", better=0.9),
-    Metric("band_width_mv", "Width of the 90 % band", "mV"),
-    Metric("spread_mv", "Standard deviation of the samples", "mV"),
+    Metric("band_width_mv", "Width of the 90 % band", "mV", better="neither"),
+    Metric("spread_mv", "Standard deviation of the samples", "mV", better="neither"),
     Metric("lead_law_uv", "Largest breach of the lead laws", "µV", statistic="max"),
     Metric("finite_share", "Windows without NaN or infinity", better="higher"),
 )
