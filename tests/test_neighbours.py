@@ -1,10 +1,18 @@
+import dataclasses
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from p2es.batching import NeighbourGraph
-from p2es.demographics import DemographicScaler
+from p2es.demographics import Demographics, DemographicScaler
 from p2es.errors import DatasetError
+from p2es.windows import Window
+from p2es_platform import dataset
 from p2es_platform.neighbours import check_against_scipy, clusters, k_nearest
+from pipelines import group
+from pipelines.recipes import GroupConfig, demo
 
 
 def people(n: int, seed: int = 0, missing: float = 0.2):
@@ -122,3 +130,116 @@ def test_there_are_no_more_clusters_than_people():
     centroids, labels = clusters(queries, 8)
     assert centroids.shape == (3, 5)
     assert sorted(labels) == [0, 1, 2]
+
+
+def stored(url: str, demographics, split_of=lambda k: "train", part: str = "a") -> dataset.Dataset:
+    rng = np.random.default_rng(0)
+    windows = [
+        Window(
+            window_id=f"{part}-{k}-{copy}",
+            person=f"{part}-{k:03d}",
+            recording=f"{part}-{k}",
+            source="simulated",
+            split=split_of(k),
+            start_s=10.0 * copy,
+            ecg=rng.normal(size=(12, 1280)).astype(np.float32),
+            lead_mask=np.ones(12, bool),
+            ppg=None,
+            ppg_mask=None,
+            demographics=Demographics.from_array(row),
+        )
+        for k, row in enumerate(demographics)
+        for copy in range(2)
+    ]
+    made = dataset.write_part(url, part, "simulated", {part: part}, windows, [])
+    return dataset.commit(url, [made], {})
+
+
+def with_group(**changes):
+    return dataclasses.replace(demo(), group=GroupConfig(**{"neighbours": 5} | changes))
+
+
+@pytest.fixture
+def whole_years():
+    return np.round(people(60), 0)
+
+
+def test_groups_come_back_as_they_were_found(local_ray, settings, tmp_path, whole_years):
+    made = stored(str(tmp_path / "set"), whole_years)
+    result = group.run(with_group(), settings, made.url)
+    assert (result.people, result.neighbours, result.clusters, result.reused) == (60, 5, 8, False)
+    found = group.load(result.url)
+    expected = group.find([f"a-{k:03d}" for k in range(60)], whole_years, with_group())
+    for field in dataclasses.fields(group.Groups):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+    graph = found.graph()
+    assert list(graph.rows_of(np.array(["a-007", "nobody"]))) == [7, -1]
+    json.dumps(json.loads(Path(result.url).read_text()), allow_nan=False)
+
+
+def test_only_training_people_are_grouped(local_ray, settings, tmp_path, whole_years):
+    splits = ("train", "train", "validation", "test")
+    made = stored(str(tmp_path / "set"), whole_years, lambda k: splits[k % 4])
+    found = group.load(group.run(with_group(), settings, made.url).url)
+    trained_on = [k for k in range(60) if splits[k % 4] == "train"]
+    assert found.people == tuple(f"a-{k:03d}" for k in trained_on)
+    # Other people must not move the scaler either: the same training people alone give the same.
+    alone = DemographicScaler.fit(whole_years[trained_on])
+    assert found.scaler == alone
+
+
+def test_the_same_data_and_settings_are_grouped_once(local_ray, settings, tmp_path, whole_years):
+    made = stored(str(tmp_path / "set"), whole_years)
+    first = group.run(with_group(), settings, made.url)
+    assert group.run(with_group(query_shards=3), settings, made.url) == dataclasses.replace(
+        first, reused=True
+    )
+    assert group.run(with_group(neighbours=6), settings, made.url).url != first.url
+    older = stored(str(tmp_path / "other"), np.where(whole_years > 30, whole_years + 1, whole_years))
+    assert Path(group.run(with_group(), settings, older.url).url).name != Path(first.url).name
+
+
+@pytest.mark.parametrize("fault", ["table", "torn", "no table", "other version"])
+def test_spoilt_groups_are_refused_in_one_line(local_ray, settings, tmp_path, whole_years, fault):
+    url = group.run(with_group(), settings, stored(str(tmp_path / "set"), whole_years).url).url
+    head, table = Path(url), Path(url).with_suffix(".parquet")
+    if fault == "table":
+        raw = bytearray(table.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        table.write_bytes(bytes(raw))
+    elif fault == "torn":
+        head.write_bytes(head.read_bytes()[:50])
+    elif fault == "no table":
+        table.unlink()
+    else:
+        head.write_text(head.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(DatasetError, match="p2es group") as caught:
+        group.load(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kill_between_the_two_files_leaves_nothing_that_looks_whole(
+    local_ray, settings, tmp_path, whole_years, monkeypatch
+):
+    made = stored(str(tmp_path / "set"), whole_years)
+    write = group.storage.write_atomic
+
+    def killed_before_json(url, data):
+        if url.endswith(".json"):
+            raise KeyboardInterrupt
+        write(url, data)
+
+    monkeypatch.setattr(group.storage, "write_atomic", killed_before_json)
+    with pytest.raises(KeyboardInterrupt):
+        group.run(with_group(), settings, made.url)
+    monkeypatch.undo()
+    again = group.run(with_group(), settings, made.url)
+    assert not again.reused
+    assert len(group.load(again.url).people) == 60
+
+
+def test_groups_of_nothing_say_what_to_do(settings, tmp_path):
+    with pytest.raises(DatasetError, match="p2es ingest"):
+        group.run(demo(), settings, str(tmp_path / "nowhere"))
+    with pytest.raises(DatasetError, match="p2es group"):
+        group.load(str(tmp_path / "nothing.json"))
