@@ -54,9 +54,7 @@ def _bridge(x: Floats) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 def _design(low_hz: float, high_hz: float, fs_hz: float) -> NDArray[np.float64]:
     """Design the filter; an upper edge beyond 0.45 of the rate is left out, the signal has nothing there."""
     if low_hz >= 0.45 * fs_hz:
-        raise InputError(
-            f"a rate of {fs_hz:g} Hz is too low for a band from {low_hz:g} Hz: give a faster recording"
-        )
+        raise InputError(f"a rate of {fs_hz:g} Hz is too low for a band from {low_hz:g} Hz: give a faster recording")
     if high_hz >= 0.45 * fs_hz:
         return signal.butter(_FILTER_ORDER, low_hz, "highpass", fs=fs_hz, output="sos")
     return signal.butter(_FILTER_ORDER, (low_hz, high_hz), "bandpass", fs=fs_hz, output="sos")
@@ -310,9 +308,7 @@ def _parabola_offset(x: NDArray[np.float64], peaks: NDArray[np.intp]) -> NDArray
     at = np.clip(peaks, 1, x.size - 2)
     before, top, after = x[at - 1], x[at], x[at + 1]
     bend = before - 2 * top + after
-    return np.where(
-        bend < 0, np.clip(0.5 * (before - after) / np.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0
-    )
+    return np.where(bend < 0, np.clip(0.5 * (before - after) / np.where(bend < 0, bend, -1.0), -0.5, 0.5), 0.0)
 
 
 def _cut(x: NDArray[np.float64], centres: NDArray[np.intp], before: int, after: int) -> NDArray[np.float64]:

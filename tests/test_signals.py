@@ -101,9 +101,7 @@ def test_r_peaks_are_those_of_the_truth(person):
 @pytest.mark.parametrize("gain", [-1.0, 1e-3, 40.0])
 def test_r_peaks_do_not_depend_on_gain_sign_or_offset(person, gain):
     ecg = ecg_of(person)
-    np.testing.assert_allclose(
-        signals.r_peaks(gain * ecg + 5.0, 250.0), signals.r_peaks(ecg, 250.0), atol=1e-3
-    )
+    np.testing.assert_allclose(signals.r_peaks(gain * ecg + 5.0, 250.0), signals.r_peaks(ecg, 250.0), atol=1e-3)
 
 
 @pytest.mark.parametrize("leads", [[1], [6], [0, 1], [2, 3, 8]])
@@ -184,6 +182,13 @@ def test_delay_without_relation_is_not_trusted():
     assert unsure < 0.3
 
 
+def test_beats_outside_the_pulse_recording_do_not_count_against_the_delay():
+    r = beats(np.random.default_rng(6), 60)
+    delay_s, confidence = signals.pulse_delay(r, r[20:40] + 0.3)
+    assert delay_s == pytest.approx(0.3, abs=0.005)
+    assert confidence > 0.9
+
+
 def test_delay_above_110_bpm_is_less_sure():
     r = beats(np.random.default_rng(6), 60, mean_s=0.5)
     delay_s, confidence = signals.pulse_delay(r, r + 0.3)
@@ -238,9 +243,7 @@ def spoil(kind, samples):
         return np.where(np.arange(samples.shape[1]) < 0.6 * samples.shape[1], np.nan, samples)
     if kind == "infinite":
         return np.where(np.arange(samples.shape[1]) < 0.6 * samples.shape[1], np.inf, samples)
-    return {"short": samples[:, :-3], "long": np.tile(samples, 2), "shape": samples[0], "empty": samples[:0]}[
-        kind
-    ]
+    return {"short": samples[:, :-3], "long": np.tile(samples, 2), "shape": samples[0], "empty": samples[:0]}[kind]
 
 
 @pytest.mark.parametrize(
@@ -353,14 +356,12 @@ def test_r_peaks_of_ludb_are_those_its_cardiologists_marked(recordings):
     import wfdb
 
     hits = found_count = marked_count = 0
-    for k in range(1, 41):
+    for k in range(1, 81):
         name = str(recordings / "ludb" / "data" / str(k))
         record, marks = wfdb.rdrecord(name), wfdb.rdann(name, "ii")
-        marked = (
-            np.array([s for s, c in zip(marks.sample, marks.symbol, strict=True) if c == "N"]) / record.fs
-        )
+        marked = np.array([s for s, c in zip(marks.sample, marks.symbol, strict=True) if c == "N"]) / record.fs
         found = signals.r_peaks(record.p_signal.T, record.fs)
         found = found[(found > marked[0] - 0.15) & (found < marked[-1] + 0.15)]
         hits += (np.abs(found[:, None] - marked).min(axis=0) < 0.08).sum()
         found_count, marked_count = found_count + len(found), marked_count + len(marked)
-    assert 2 * hits / (found_count + marked_count) >= 0.99
+    assert 2 * hits / (found_count + marked_count) >= 0.995

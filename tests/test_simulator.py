@@ -14,6 +14,7 @@ from p2es.leads import LEADS, law_residuals
 from p2es.recording import Recording, Signal, SignalKind
 from p2es.simulator import simulate_person
 from p2es.simulator.archive import write_wfdb
+from p2es.simulator.device import electrode_noise
 from p2es.simulator.heart import DOWER, draw_heart, heart_ecg
 from p2es.simulator.people import POPULATIONS, draw_person
 from p2es.simulator.pulse import draw_pulse, pulse_times, pulse_wave, steepest_rises
@@ -112,9 +113,7 @@ def test_the_recording_says_what_it_is():
     assert recording.simulated
     assert (recording.source, recording.person) == ("simulated", "person-000012")
     assert tuple(recording.leads) == LEADS
-    assert [(s.unit, s.samples.size / s.fs_hz) for s in recording.signals] == [("mV", 15.0)] * 12 + [
-        ("NU", 15.0)
-    ]
+    assert [(s.unit, s.samples.size / s.fs_hz) for s in recording.signals] == [("mV", 15.0)] * 12 + [("NU", 15.0)]
     assert simulate_person(0, 12, 15.0, "other").person != recording.person
 
 
@@ -170,10 +169,7 @@ def test_the_other_population_has_devices_of_its_own(crowd):
 
 def test_a_longer_qt_moves_the_end_of_t_by_as_much():
     person = person_of()
-    ends = [
-        span_s(median_beat(dataclasses.replace(person, qtcf_ms=qt)), 0.12, 0.6, 0.1)[1]
-        for qt in (370.0, 440.0)
-    ]
+    ends = [span_s(median_beat(dataclasses.replace(person, qtcf_ms=qt)), 0.12, 0.6, 0.1)[1] for qt in (370.0, 440.0)]
     assert ends[1] - ends[0] == pytest.approx(0.070, abs=0.010)
 
 
@@ -185,10 +181,7 @@ def test_qt_follows_the_cube_root_of_the_interval():
 
 def test_a_longer_pr_moves_p_earlier_by_as_much():
     person = person_of()
-    starts = [
-        span_s(median_beat(dataclasses.replace(person, pr_ms=pr)), -0.4, -0.06, 0.3)[0]
-        for pr in (130.0, 190.0)
-    ]
+    starts = [span_s(median_beat(dataclasses.replace(person, pr_ms=pr)), -0.4, -0.06, 0.3)[0] for pr in (130.0, 190.0)]
     assert starts[0] - starts[1] == pytest.approx(0.060, abs=0.006)
 
 
@@ -205,12 +198,7 @@ def test_the_axis_of_the_signal_is_the_axis_of_the_person():
     person = person_of()
     wanted = np.arange(-40.0, 100.0, 10.0)
     measured = [
-        np.mean(
-            [
-                frontal_axis_deg(median_beat(dataclasses.replace(person, axis_deg=axis), seed=s))
-                for s in range(6)
-            ]
-        )
+        np.mean([frontal_axis_deg(median_beat(dataclasses.replace(person, axis_deg=axis), seed=s)) for s in range(6)])
         for axis in wanted
     ]
     assert np.corrcoef(wanted, measured)[0, 1] > 0.98
@@ -252,6 +240,31 @@ def test_the_true_delay_is_where_the_wave_rises_most():
             assert near[np.argmax(slope[near])] / 1000 == pytest.approx(truth_s, abs=0.004)
 
 
+def test_the_foot_of_the_pulse_is_pre_ejection_and_transit_time_after_r():
+    person = person_of()
+    pulse = draw_pulse(np.random.default_rng(3), person, HEALTHY)
+    rhythm = steady(0.857)
+    starts_s = pulse_times(np.random.default_rng(4), person, pulse, rhythm)
+    pulse_ = pulse_wave(pulse, rhythm, starts_s, 8.0, 1000.0)
+    slope = np.gradient(pulse_)
+    feet_s = []
+    for r_s in rhythm.r_peaks_s[3:10]:
+        steepest = round(1000 * r_s) + 100 + int(np.argmax(slope[round(1000 * r_s) + 100 :][:300]))
+        level = pulse_[steepest - 200 : steepest].min()
+        feet_s.append((steepest - (pulse_[steepest] - level) / slope[steepest]) / 1000 - r_s)
+    assert np.median(feet_s) == pytest.approx(person.pep_s + person.ptt_s, abs=0.015)
+
+
+def test_ecg_noise_is_shared_between_leads_as_electrodes_share_it():
+    noise = electrode_noise(np.random.default_rng(2), steady(0.9), 20_000, 250.0)
+    muscle = noise[:, 2:] - 2 * noise[:, 1:-1] + noise[:, :-2]
+    likeness = np.corrcoef(muscle)
+    # I and II share RA; V1 and V2 share a third of each limb electrode: 3/9 of a variance of 1 + 3/9.
+    assert likeness[0, 1] == pytest.approx(0.5, abs=0.05)
+    assert likeness[2, 3] == pytest.approx(0.25, abs=0.05)
+    assert 0.005 < np.std(noise[1]) < 0.1
+
+
 def test_taller_people_have_later_and_older_people_earlier_pulses():
     assert person_of(height_cm=190.0).ptt_s > person_of(height_cm=160.0).ptt_s
     assert person_of(age_years=75.0).ptt_s < person_of(age_years=25.0).ptt_s
@@ -261,9 +274,7 @@ def test_breathing_moves_the_rhythm_of_the_young_more():
     spreads = []
     for age in (22.0, 75.0):
         people = [person_of(k, age_years=age) for k in range(20)]
-        spreads.append(
-            np.mean([draw_rhythm(np.random.default_rng(1), person, 60.0).rr_s.std() for person in people])
-        )
+        spreads.append(np.mean([draw_rhythm(np.random.default_rng(1), person, 60.0).rr_s.std() for person in people]))
     assert spreads[0] > 1.5 * spreads[1]
 
 
@@ -355,9 +366,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("truth/*.jsonl"))
 
 
-@pytest.mark.parametrize(
-    "config", [SimulateConfig(people=0), SimulateConfig(duration_s=5.0), SimulateConfig(seed=-1)]
-)
+@pytest.mark.parametrize("config", [SimulateConfig(people=0), SimulateConfig(duration_s=5.0), SimulateConfig(seed=-1)])
 def test_a_recipe_that_cannot_work_is_refused(tmp_path, config):
     recipe = dataclasses.replace(demo(), simulate=config)
     with pytest.raises(ConfigError):
@@ -373,9 +382,7 @@ def test_an_archive_is_written_once_and_taken_up_where_it_stopped(tmp_path, loca
     names = (folder / "RECORDS").read_text().split()
     assert (first.people, first.reused) == (18, False)
     assert sorted(f"{name}.hea" for name in names) == sorted(path.name for path in folder.glob("*.hea"))
-    truth = [
-        json.loads(line) for path in sorted(folder.glob("truth/*")) for line in path.read_text().splitlines()
-    ]
+    truth = [json.loads(line) for path in sorted(folder.glob("truth/*")) for line in path.read_text().splitlines()]
     assert [row["record"] for row in truth] == names
     assert all(0.1 < row["delay_s"] < 0.7 for row in truth)
     assert simulate.run(recipe, settings).reused

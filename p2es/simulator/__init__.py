@@ -27,7 +27,7 @@ from p2es.simulator.rhythm import Rhythm, draw_rhythm
 
 __all__ = ["ECG_FS_HZ", "POPULATIONS", "PPG_FS_HZ", "VERSION", "simulate_person"]
 
-VERSION = 1
+VERSION = 2
 """Goes up with every change of what is simulated, so that an older archive is not taken for a new one."""
 ECG_FS_HZ = 250.0
 PPG_FS_HZ = 250.0
@@ -104,15 +104,12 @@ def simulate_person(seed: int, index: int, duration_s: float, population: str = 
 
 def _signals(ecg_mv: NDArray[np.float64], ppg: NDArray[np.float64]) -> tuple[Signal, ...]:
     leads = [
-        Signal(name, SignalKind.ECG, row, ECG_FS_HZ, "mV", lead=name)
-        for name, row in zip(LEADS, ecg_mv, strict=True)
+        Signal(name, SignalKind.ECG, row, ECG_FS_HZ, "mV", lead=name) for name, row in zip(LEADS, ecg_mv, strict=True)
     ]
     return (*leads, Signal("Pleth", SignalKind.PPG, ppg, PPG_FS_HZ, "NU"))
 
 
-def _truth(
-    person: Person, rhythm: Rhythm, device: Device, delays_s: NDArray[np.float64]
-) -> dict[str, float | str]:
+def _truth(person: Person, rhythm: Rhythm, device: Device, delays_s: NDArray[np.float64]) -> dict[str, float | str]:
     rr_s = float(rhythm.rr_s.mean())
     return {
         "delay_s": float(np.median(delays_s)) if delays_s.size else math.nan,

@@ -82,23 +82,17 @@ def _frames(recording: Recording) -> tuple[float, list[int]]:
     per_frame = [round(signal.fs_hz / frame_hz) for signal in signals]
     for signal, count in zip(signals, per_frame, strict=True):
         if abs(signal.fs_hz - count * frame_hz) > 1e-6 * signal.fs_hz:
-            raise InputError(
-                f"{signal.name} at {signal.fs_hz:g} Hz is no multiple of {frame_hz:g} Hz: resample it"
-            )
+            raise InputError(f"{signal.name} at {signal.fs_hz:g} Hz is no multiple of {frame_hz:g} Hz: resample it")
     lengths = {signal.samples.size / count for signal, count in zip(signals, per_frame, strict=True)}
     if len(lengths) > 1 or any(signal.start_s != 0 for signal in signals):
-        raise InputError(
-            f"the signals of {recording.record} differ in start or length: cut them to a common span"
-        )
+        raise InputError(f"the signals of {recording.record} differ in start or length: cut them to a common span")
     return frame_hz, per_frame
 
 
 def _conversion(signal: Signal) -> tuple[float, int]:
     """Give gain (counts a unit) and baseline (count of 0)."""
     good = signal.samples[np.isfinite(signal.samples)]
-    if signal.kind is SignalKind.ECG and (
-        good.size == 0 or np.abs(good).max() * _ECG_COUNTS_A_MV <= _FULL_SCALE
-    ):
+    if signal.kind is SignalKind.ECG and (good.size == 0 or np.abs(good).max() * _ECG_COUNTS_A_MV <= _FULL_SCALE):
         return _ECG_COUNTS_A_MV, 0
     low, high = (float(good.min()), float(good.max())) if good.size else (0.0, 0.0)
     # Two thirds of the range, and a gain of three digits: headers print few.

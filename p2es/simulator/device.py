@@ -80,9 +80,7 @@ def draw_device(rng: np.random.Generator, names: tuple[str, ...], motion_share: 
     )
 
 
-def _band_noise(
-    rng: np.random.Generator, n: int, fs_hz: float, low_hz: float, high_hz: float
-) -> NDArray[np.float64]:
+def _band_noise(rng: np.random.Generator, n: int, fs_hz: float, low_hz: float, high_hz: float) -> NDArray[np.float64]:
     """Draw noise (time,) of unit power in a band."""
     lines = np.fft.rfftfreq(n, 1 / fs_hz)
     inside = (lines >= low_hz) & (lines <= high_hz)
@@ -116,9 +114,7 @@ def _motion(rng: np.random.Generator, n: int, fs_hz: float) -> NDArray[np.float6
         length = min(round(float(rng.uniform(1, 5)) * fs_hz), n)
         start = int(rng.integers(0, n - length + 1))
         strength = 10 ** (float(rng.uniform(-10, 5)) / 20)
-        result[start : start + length] += (
-            strength * signal.windows.tukey(length, 0.4) * noise[start : start + length]
-        )
+        result[start : start + length] += strength * signal.windows.tukey(length, 0.4) * noise[start : start + length]
     return result
 
 

@@ -14,12 +14,12 @@ from p2es.simulator.people import Person, Population
 from p2es.simulator.rhythm import Rhythm
 
 _AGES = (25.0, 45.0, 65.0)
-# Seconds at RR 0.857 s; columns as in `Pulse`, and the foot (tangent) as the last.
+# Seconds at RR 0.857 s; columns as in `Pulse`.
 _SHAPES = np.array(
     [
-        [0.122, 0.055, 0.078, 0.225, 0.320, 0.044, 0.523, 0.394, 0.094, 0.012],
-        [0.138, 0.057, 0.074, 0.130, 0.319, 0.036, 0.610, 0.387, 0.095, 0.024],
-        [0.158, 0.060, 0.065, 0.091, 0.317, 0.035, 0.696, 0.377, 0.097, 0.039],
+        [0.122, 0.055, 0.078, 0.225, 0.320, 0.044, 0.523, 0.394, 0.094],
+        [0.138, 0.057, 0.074, 0.130, 0.319, 0.036, 0.610, 0.387, 0.095],
+        [0.158, 0.060, 0.065, 0.091, 0.317, 0.035, 0.696, 0.377, 0.097],
     ]
 )
 _RR_S = 0.857
@@ -36,8 +36,6 @@ class Pulse:
         Centre and the two widths of the systolic wave.
     shoulder, shoulder_s, shoulder_width_s : float
     reflection, reflection_s, reflection_width_s : float
-    foot_s : float
-        Where the tangent at the steepest rise meets the level before.
     breath_gain : float
         How much breathing changes the amplitude.
     """
@@ -51,7 +49,6 @@ class Pulse:
     reflection: float
     reflection_s: float
     reflection_width_s: float
-    foot_s: float
     breath_gain: float
 
     @property
@@ -59,20 +56,23 @@ class Pulse:
         """Time of the steepest rise: the inflection of the systolic Gaussian, which nothing else reaches."""
         return self.peak_s - self.rise_s
 
+    @property
+    def foot_s(self) -> float:
+        """Time where the tangent at the steepest rise meets zero: one more width earlier, for a Gaussian."""
+        return self.peak_s - 2 * self.rise_s
+
 
 def draw_pulse(rng: np.random.Generator, person: Person, population: Population) -> Pulse:
     """Draw a person's pulse: the shape of the pulse age, and a shape of its own."""
     shape = np.array([np.interp(person.pulse_age_years, _AGES, column) for column in _SHAPES.T])
-    spread = np.array([0.02, 0.06, 0.06, 0.2, 0.02, 0.1, 0.1, 0.03, 0.08, 0.0])
+    spread = np.array([0.02, 0.06, 0.06, 0.2, 0.02, 0.1, 0.1, 0.03, 0.08])
     shape *= np.exp(spread * rng.standard_normal(shape.size))
     shape[6] = max(shape[6] + population.reflection_shift, 0.1)
     values = [*map(float, shape), float(rng.uniform(0.05, 0.10))]
     return Pulse(**{field.name: value for field, value in zip(fields(Pulse), values, strict=True)})
 
 
-def pulse_times(
-    rng: np.random.Generator, person: Person, pulse: Pulse, rhythm: Rhythm
-) -> NDArray[np.float64]:
+def pulse_times(rng: np.random.Generator, person: Person, pulse: Pulse, rhythm: Rhythm) -> NDArray[np.float64]:
     """Draw when each beat's pulse starts (beat,): R plus pre-ejection period and transit time, to the foot.
 
     Beat noise of 4 ms in the pre-ejection period and 2 % in the transit time.
@@ -83,9 +83,7 @@ def pulse_times(
     return rhythm.r_peaks_s + pep_s + ptt_s - pulse.foot_s * _systolic_scale(rhythm.rr_s)
 
 
-def steepest_rises(
-    pulse: Pulse, starts_s: NDArray[np.float64], rr_s: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def steepest_rises(pulse: Pulse, starts_s: NDArray[np.float64], rr_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give the time of the steepest rise of each pulse (beat,), exactly."""
     return starts_s + pulse.steepest_s * _systolic_scale(rr_s)
 

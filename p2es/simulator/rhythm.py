@@ -56,9 +56,7 @@ def draw_rhythm(rng: np.random.Generator, person: Person, duration_s: float) -> 
     # The start is anywhere in a beat, so that windows do not share a phase.
     now = -LEAD_IN_S - float(rng.uniform(0, mean_rr_s))
     for jitter_s in noise_s:
-        slow = np.sin(2 * np.pi * _MAYER_HZ * now + mayer_phase) + np.sin(
-            2 * np.pi * 0.017 * now + drift_phase
-        )
+        slow = np.sin(2 * np.pi * _MAYER_HZ * now + mayer_phase) + np.sin(2 * np.pi * 0.017 * now + drift_phase)
         # Inspiration shortens the interval.
         interval_s = mean_rr_s + depth_s * (slow - float(air.breath(np.array(now)))) + jitter_s
         now += max(interval_s, 0.35)
