@@ -80,9 +80,7 @@ def _decide(config: dict[str, Any]) -> str | None:
         if decisions and all(decision.user_config == wanted for decision in decisions):
             return next((decision.refused for decision in decisions if decision.refused), None)
         time.sleep(_POLL_S)
-    raise RemoteError(
-        f"the replicas did not take the model within {_START_TIMEOUT_S:g} s: see `serve status`"
-    )
+    raise RemoteError(f"the replicas did not take the model within {_START_TIMEOUT_S:g} s: see `serve status`")
 
 
 def _decisions() -> list[Decision]:
@@ -166,16 +164,12 @@ def _check(settings: Settings, host: str, choice: ModelChoice, options: ServeCon
     if not is_loopback(host) and settings.endpoint_token is None:
         raise ConfigError(f"set P2ES_ENDPOINT_TOKEN before listening on {host}: without it anyone could call")
     if options.gpus_per_replica > ray.cluster_resources().get("GPU", 0):
-        raise ConfigError(
-            "the recipe asks for a GPU a replica and this Ray has none: set serve.gpus_per_replica to 0"
-        )
+        raise ConfigError("the recipe asks for a GPU a replica and this Ray has none: set serve.gpus_per_replica to 0")
     folder = Path(choice.folder or "")
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder.name}: train or promote a model first")
     if choice.sha256 is not None and folder_sha256(folder) != choice.sha256:
-        raise ModelError(
-            f"the model in {folder.name} is not the one promoted (its sha256 differs): fetch it again"
-        )
+        raise ModelError(f"the model in {folder.name} is not the one promoted (its sha256 differs): fetch it again")
 
 
 def free_port(host: str) -> int:

@@ -38,9 +38,7 @@ class BuildArgs(BaseModel):
         """Give the model choice, None when it is left to the deployment's own `user_config`."""
         if self.folder is None and self.model_uri is None:
             return None
-        choice = ModelChoice(
-            folder=self.folder, model_uri=self.model_uri, version=self.version, sha256=self.sha256
-        )
+        choice = ModelChoice(folder=self.folder, model_uri=self.model_uri, version=self.version, sha256=self.sha256)
         return choice.model_dump()
 
 

@@ -212,9 +212,7 @@ class Client:
     def healthy(self) -> bool:
         """Whether the endpoint answers and has a model."""
         try:
-            return (
-                self._session.get(f"{self._url}/healthz", timeout=min(self._timeout_s, 10)).status_code == 200
-            )
+            return self._session.get(f"{self._url}/healthz", timeout=min(self._timeout_s, 10)).status_code == 200
         except requests.RequestException:
             return False
 
@@ -228,13 +226,9 @@ class Client:
                 f"{self._shown} did not answer within {self._timeout_s:g} s: try again, or wait longer"
             ) from None
         except requests.ConnectionError:
-            raise RemoteError(
-                f"nothing answers at {self._shown}: check the URL and that the endpoint runs"
-            ) from None
+            raise RemoteError(f"nothing answers at {self._shown}: check the URL and that the endpoint runs") from None
         except requests.RequestException as error:
-            raise RemoteError(
-                f"{self._shown} cannot be called ({type(error).__name__}): check the URL"
-            ) from None
+            raise RemoteError(f"{self._shown} cannot be called ({type(error).__name__}): check the URL") from None
         if answer.status_code != 200:
             self._refuse(answer)
         return answer
@@ -244,9 +238,7 @@ class Client:
         try:
             message = " ".join(str(answer.json()["message"]).split())[:300]
         except (ValueError, KeyError, TypeError):
-            raise RemoteError(
-                f"{self._shown} is not a P2Es endpoint (status {status}): check the URL"
-            ) from None
+            raise RemoteError(f"{self._shown} is not a P2Es endpoint (status {status}): check the URL") from None
         if status == 401:
             raise RemoteError(f"{self._shown} refused the token: {message}")
         if status in _INPUT_AT_FAULT:
@@ -267,6 +259,4 @@ def _answer(body: bytes, shown: str) -> Answer:
         fields: dict[str, Any] = {name: rest[name] for name in Answer.__dataclass_fields__ if name in rest}
         return Answer(**fields | {name: signals.get(name) for name in PARTS})
     except (MalformedBodyError, KeyError, TypeError, ValueError):
-        raise RemoteError(
-            f"{shown} did not answer as a P2Es endpoint does: check the URL and the versions"
-        ) from None
+        raise RemoteError(f"{shown} did not answer as a P2Es endpoint does: check the URL and the versions") from None

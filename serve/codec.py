@@ -61,13 +61,9 @@ def read_npy(body: bytes) -> NDArray[np.float32]:
             raise ValueError("version")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer, max_header_size=1024)
     except _HEADER_FAULTS:
-        raise MalformedBodyError(
-            "the body is not a .npy file of version 1.0: write it with numpy.save"
-        ) from None
+        raise MalformedBodyError("the body is not a .npy file of version 1.0: write it with numpy.save") from None
     if dtype.str not in _NPY_DTYPES or len(shape) not in (1, 2) or fortran:
-        raise MalformedBodyError(
-            f"the .npy file must hold one or two dimensions of {', '.join(_NPY_DTYPES)}, C order"
-        )
+        raise MalformedBodyError(f"the .npy file must hold one or two dimensions of {', '.join(_NPY_DTYPES)}, C order")
     data = body[buffer.tell() :]
     if min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(data):
         raise MalformedBodyError("the .npy file is cut off or longer than its header says: write it again")
@@ -133,9 +129,7 @@ def read_arrow(body: bytes) -> tuple[dict[str, NDArray[np.float32]], dict[str, A
     if tuple(table.column("lead").to_pylist()) != LEADS:
         raise MalformedBodyError("the answer does not hold the 12 leads in their order")
     columns = {
-        name: np.stack(table.column(name).to_numpy(zero_copy_only=False))
-        .astype(np.float32)
-        .reshape(N_LEADS, -1)
+        name: np.stack(table.column(name).to_numpy(zero_copy_only=False)).astype(np.float32).reshape(N_LEADS, -1)
         for name in table.column_names
         if name != "lead"
     }

@@ -106,9 +106,7 @@ async def _answer_http(request: Request, error: HTTPException) -> Response:
         404: ("not_found", "there is no such page: translate with POST /v1/translate"),
         405: ("method_not_allowed", "this page does not answer that method: see /openapi.json"),
     }
-    code, message = known.get(
-        error.status_code, ("bad_request", "the request cannot be answered: see /openapi.json")
-    )
+    code, message = known.get(error.status_code, ("bad_request", "the request cannot be answered: see /openapi.json"))
     return await _answer_problem(request, Problem(error.status_code, code, message))
 
 
@@ -141,22 +139,16 @@ def admit(request: Request, token_sha256: str | None) -> None:
     """
     if token_sha256 is None:
         if not is_loopback(request.client.host if request.client else None):
-            raise Problem(
-                401, "no_token_set", "the endpoint has no token and answers its own machine only: set one"
-            )
+            raise Problem(401, "no_token_set", "the endpoint has no token and answers its own machine only: set one")
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(digest(token.strip()), token_sha256):
-        raise Problem(
-            401, "unauthorized", "the token is missing or wrong: send Authorization: Bearer <token>"
-        )
+        raise Problem(401, "unauthorized", "the token is missing or wrong: send Authorization: Bearer <token>")
 
 
 async def read_body(request: Request) -> bytes:
     """Read the body, never more than `MAX_BODY_BYTES` of it; raises Problem 413."""
-    too_large = Problem(
-        413, "too_large", f"the body is larger than {MAX_BODY_BYTES} bytes: send one window a request"
-    )
+    too_large = Problem(413, "too_large", f"the body is larger than {MAX_BODY_BYTES} bytes: send one window a request")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and (len(declared) > 9 or int(declared) > MAX_BODY_BYTES):
         raise too_large
@@ -262,9 +254,7 @@ class Endpoint:
         query = dict(request.query_params)
         asked = await asyncio.to_thread(parse, request.headers.get("content-type", ""), body, query)
         drawn = await self._draw(to_draw(asked))
-        return await asyncio.to_thread(
-            encode, asked, drawn, request.headers.get("accept", ""), request_id(request)
-        )
+        return await asyncio.to_thread(encode, asked, drawn, request.headers.get("accept", ""), request_id(request))
 
     @api.get("/v1/model", responses={k: _ERRORS[k] for k in (401, 503)}, dependencies=[_BEARER])
     async def model(self, request: Request) -> ModelStatus:
@@ -314,9 +304,7 @@ class Endpoint:
             except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError):
                 # Drawing again is safe: the seed makes it the same ECG. Serve does not retry by itself.
                 if last:
-                    raise Problem(
-                        503, "unavailable", "the model is starting: retry", retry_after_s=2
-                    ) from None
+                    raise Problem(503, "unavailable", "the model is starting: retry", retry_after_s=2) from None
         if isinstance(result, Refused):
             status = _REFUSAL_STATUS[result.code]
             raise Problem(status, result.code, result.message, retry_after_s=5 if status == 503 else None)

@@ -96,9 +96,7 @@ def load_model(choice: ModelChoice) -> LoadedModel:
         raise ModelError(f"there is no model folder {folder.name} on this machine: check the path")
     found = folder_sha256(folder)
     if promised is not None and found != promised:
-        raise ModelError(
-            f"the model {version} hashes to {found[:12]}, not to the promised {promised[:12]}: refused"
-        )
+        raise ModelError(f"the model {version} hashes to {found[:12]}, not to the promised {promised[:12]}: refused")
     translator = load_translator(folder)
     warm_up(translator)
     return LoadedModel(translator, ModelInfo(name=translator.name, version=version, sha256=found))
@@ -112,9 +110,7 @@ def _locate(choice: ModelChoice) -> tuple[Path, str, str | None]:
     assert choice.model_uri is not None
     resolved = resolve(choice.model_uri)
     if choice.sha256 is not None and choice.sha256 != resolved.sha256:
-        raise ModelError(
-            f"version {resolved.version} is not the model that was promised by its sha256: refused"
-        )
+        raise ModelError(f"version {resolved.version} is not the model that was promised by its sha256: refused")
     return Path(resolved.folder), str(resolved.version), resolved.sha256
 
 
@@ -147,9 +143,7 @@ def warm_up(translator: Translator) -> None:
             example_ppg()[None], [Demographics()], fs_hz=125.0, samples=1, evaluations=1, seeds=[0]
         )
     except Exception as error:
-        raise ModelError(
-            f"the model's first draw failed ({type(error).__name__}): it cannot be served"
-        ) from error
+        raise ModelError(f"the model's first draw failed ({type(error).__name__}): it cannot be served") from error
     check_drawn(drawn[0])
 
 

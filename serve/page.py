@@ -19,9 +19,7 @@ def content_security_policy() -> str:
 
     def hashes(tag: str) -> str:
         blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page_html(), flags=re.DOTALL)
-        return " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(b.encode()).digest()).decode()}'" for b in blocks
-        )
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(b.encode()).digest()).decode()}'" for b in blocks)
 
     return (
         f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "

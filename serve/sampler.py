@@ -119,9 +119,7 @@ def _refusal(error: Exception) -> Refused:
 
 def _call(model: LoadedModel, draws: Sequence[Draw]) -> list[Translation]:
     first = draws[0]
-    known = (
-        None if first.known is None else np.stack([draw.known for draw in draws if draw.known is not None])
-    )
+    known = None if first.known is None else np.stack([draw.known for draw in draws if draw.known is not None])
     return model.translator.sample(
         np.stack([draw.ppg for draw in draws]),
         [draw.person for draw in draws],
@@ -161,9 +159,7 @@ class Sampler:
         self._serving: dict[str, Any] | None = None
         self._last: Decision = Decision(None, None)
         self._refused: str | None = None
-        self._drawn = Counter(
-            "p2es_windows", description="Windows drawn or refused.", tag_keys=("version", "result")
-        )
+        self._drawn = Counter("p2es_windows", description="Windows drawn or refused.", tag_keys=("version", "result"))
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Load, verify, warm and swap; whatever fails, the model that serves goes on serving.

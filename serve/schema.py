@@ -40,10 +40,7 @@ def _numbers(values: object, name: str, bound: float) -> NDArray[np.float32]:
     if not isinstance(values, list):
         raise ValueError(f"{name} must be a list of numbers, null where nothing was recorded")
     # bool is a kind of int in Python, and True is not a pulse.
-    if any(
-        value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
-        for value in values
-    ):
+    if any(value is not None and (isinstance(value, bool) or not isinstance(value, int | float)) for value in values):
         raise ValueError(f"{name} must hold only numbers, null where nothing was recorded")
     if any(value is not None and not abs(value) <= bound for value in values):
         raise ValueError(f"{name} must be finite and within +-{bound:g}; null where nothing was recorded")
@@ -72,9 +69,7 @@ def _parse_ppg(value: object) -> NDArray[np.float32]:
         return check_ppg(value)
     if isinstance(value, list) and value and all(isinstance(row, list) for row in value):
         if len(value) > MAX_CHANNELS or len({len(row) for row in value}) != 1:
-            raise ValueError(
-                f"ppg must be one list of samples, or up to {MAX_CHANNELS} channels of equal length"
-            )
+            raise ValueError(f"ppg must be one list of samples, or up to {MAX_CHANNELS} channels of equal length")
         return check_ppg(np.stack([_numbers(row, "ppg", MAX_ABSOLUTE_PPG) for row in value]))
     return check_ppg(_numbers(value, "ppg", MAX_ABSOLUTE_PPG))
 
@@ -93,9 +88,7 @@ def _parse_known(value: object) -> NDArray[np.float32] | None:
             raise ValueError(f"known holds a lead that is not one of {', '.join(LEADS)}, or one twice")
         row = _numbers(samples, f"known lead {lead}", MAX_ABSOLUTE_ECG_MV)
         if row.size != ECG_SAMPLES:
-            raise ValueError(
-                f"known lead {lead} must have {ECG_SAMPLES} samples: {WINDOW_S:g} s at {FS_HZ:g} Hz"
-            )
+            raise ValueError(f"known lead {lead} must have {ECG_SAMPLES} samples: {WINDOW_S:g} s at {FS_HZ:g} Hz")
         known[LEADS.index(lead)] = row
         seen.add(lead)
     return known
@@ -111,9 +104,7 @@ _SAMPLES_SCHEMA = {"type": "array", "items": {"type": ["number", "null"]}, "minI
 _Ppg = Annotated[
     Any,
     PlainValidator(_parse_ppg),
-    WithJsonSchema(
-        {"anyOf": [_SAMPLES_SCHEMA, {"type": "array", "items": _SAMPLES_SCHEMA, "maxItems": MAX_CHANNELS}]}
-    ),
+    WithJsonSchema({"anyOf": [_SAMPLES_SCHEMA, {"type": "array", "items": _SAMPLES_SCHEMA, "maxItems": MAX_CHANNELS}]}),
 ]
 _Known = Annotated[
     Any,
@@ -149,9 +140,7 @@ class TranslateRequest(BaseModel):
     )
     samples: int = Field(20, ge=1, le=MAX_SAMPLES, description="ECGs drawn; the band needs at least 20.")
     evaluations: int = Field(10, ge=1, le=MAX_EVALUATIONS, description="Network evaluations a draw.")
-    seed: int = Field(
-        0, ge=0, lt=2**63, description="The same request with the same seed gives the same ECG."
-    )
+    seed: int = Field(0, ge=0, lt=2**63, description="The same request with the same seed gives the same ECG.")
     response: list[Part] = Field(list(PARTS), min_length=1, description="Which signals to answer with.")
 
     @model_validator(mode="after")
@@ -216,9 +205,7 @@ class TranslateResponse(BaseModel):
     notice: str = NOTICE
     leads: tuple[str, ...] = LEADS
     fs_hz: float = FS_HZ
-    ecg_mv: list[_Lead] | None = Field(
-        default=None, description="One draw, 12 x 1280 mV; null if not asked for."
-    )
+    ecg_mv: list[_Lead] | None = Field(default=None, description="One draw, 12 x 1280 mV; null if not asked for.")
     median_mv: list[_Lead] | None = Field(
         default=None, description="Pointwise median of the draws, smoother than a real ECG."
     )
@@ -283,9 +270,7 @@ def parse_json(body: bytes) -> TranslateRequest:
         return TranslateRequest.model_validate_json(body)
     except ValidationError as error:
         if error.errors(include_input=False)[0]["type"] == "json_invalid":
-            raise MalformedBodyError(
-                "the body is not valid JSON: check the content type and the encoding"
-            ) from None
+            raise MalformedBodyError("the body is not valid JSON: check the content type and the encoding") from None
         raise InputError(explain(error)) from None
 
 

@@ -43,13 +43,9 @@ def check_serve(raw):
     from ray.serve.config import AutoscalingConfig
 
     logging = {"logging_config": (schema.LoggingConfig, {})}
-    deployments = {
-        "deployments": (schema.DeploymentSchema, {"autoscaling_config": (AutoscalingConfig, {})} | logging)
-    }
+    deployments = {"deployments": (schema.DeploymentSchema, {"autoscaling_config": (AutoscalingConfig, {})} | logging)}
     tree = {"applications": (schema.ServeApplicationSchema, deployments | logging)} | logging
-    unknown = unknown_keys(
-        raw, schema.ServeDeploySchema, tree | {"http_options": (schema.HTTPOptionsSchema, {})}
-    )
+    unknown = unknown_keys(raw, schema.ServeDeploySchema, tree | {"http_options": (schema.HTTPOptionsSchema, {})})
     if unknown:
         raise ValueError(f"unknown: {unknown}")
     schema.ServeDeploySchema.model_validate(raw)

@@ -101,9 +101,7 @@ def test_what_is_not_json_is_told_apart(raw):
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "raw", [b"[]", b"1", b"null", b'"x"', b'{"ppg": [NaN], "fs_hz": 125}', b'{"fs_hz": Infinity}']
-)
+@pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b'"x"', b'{"ppg": [NaN], "fs_hz": 125}', b'{"fs_hz": Infinity}'])
 def test_json_of_the_wrong_kind_is_refused(raw):
     with pytest.raises(InputError):
         parse_json(raw)

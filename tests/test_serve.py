@@ -141,9 +141,7 @@ def _unlawful(translation):
     translation.ecg_mv[0, 2] += 0.1
 
 
-@pytest.mark.parametrize(
-    ("how", "code"), [(_raise, "internal"), (_nan, "model_refused"), (_unlawful, "model_refused")]
-)
+@pytest.mark.parametrize(("how", "code"), [(_raise, "internal"), (_nan, "model_refused"), (_unlawful, "model_refused")])
 def test_what_a_broken_model_draws_is_never_sent(models, how, code):
     good = loaded(models)
     broken = LoadedModel(_Breaks(good.translator, how), good.info)
@@ -167,9 +165,7 @@ def test_one_changed_byte_in_a_model_is_refused(models, tmp_path):
     assert load_model(ModelChoice(folder=choice["folder"])).info.sha256 != choice["sha256"]
 
 
-@pytest.mark.parametrize(
-    "config", [None, "{", "[]", '{"name": "os"}', '{"name": "p2es"}', '{"name": ["p2es"]}']
-)
+@pytest.mark.parametrize("config", [None, "{", "[]", '{"name": "os"}', '{"name": "p2es"}', '{"name": ["p2es"]}'])
 def test_a_folder_that_is_no_model_is_refused_in_one_line(tmp_path, config):
     if config is not None:
         (tmp_path / "config.json").write_text(config)
@@ -254,9 +250,7 @@ def test_too_few_samples_give_no_band(client):
     assert client.translate(PPG, fs_hz=125.0, samples=20, evaluations=1).band_mv.shape == (2, 12, 1280)
 
 
-@pytest.mark.parametrize(
-    "token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1], "ünïcode".encode().decode("latin-1")]
-)
+@pytest.mark.parametrize("token", [None, "", "wrong", TOKEN + "x", TOKEN[:-1], "ünïcode".encode().decode("latin-1")])
 def test_a_wrong_token_is_refused_before_the_body_is_read(running, token):
     for answer in (
         post(running, b"x" * (MAX_BODY_BYTES + 1), token=token),
@@ -326,9 +320,7 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(running):
     assert post(running, endless()).status_code == 413
 
 
-@pytest.mark.parametrize(
-    ("method", "route", "status"), [("GET", "/nothing", 404), ("GET", "/v1/translate", 405)]
-)
+@pytest.mark.parametrize(("method", "route", "status"), [("GET", "/nothing", 404), ("GET", "/v1/translate", 405)])
 def test_unknown_pages_answer_in_the_same_form(running, method, route, status):
     answer = requests.request(method, running.url + route, timeout=10)
     assert answer.status_code == status
@@ -401,9 +393,7 @@ def test_a_swap_drops_no_request_and_a_wrong_model_is_not_taken(running, client,
             assert (told["version"], told["sha256"]) == ("2", models[2]["sha256"])
             assert told["refused"]
         running.swap(**models[1])
-        assert client.model() == {"name": "p2es", "refused": None} | {
-            k: models[1][k] for k in ("version", "sha256")
-        }
+        assert client.model() == {"name": "p2es", "refused": None} | {k: models[1][k] for k in ("version", "sha256")}
     finally:
         stop.set()
         for thread in asking:
