@@ -160,7 +160,7 @@ def _test_windows(dataset: Dataset, recipe: Recipe) -> tuple[WindowBatch, int]:
 
 def _systems(recipe: Recipe, model: P2Es, batch: WindowBatch, dataset: Dataset) -> list[System]:
     config = BaselineConfig()
-    train: WindowStore = dataset.store("train", channels=1, limit=config.max_windows)
+    train: WindowStore = dataset.store("train", channels=1)
     yardsticks: tuple[Translator, ...] = (Template().fit(train, config), MeanWaveform().fit(train, config))
     # What was not recorded is NaN to a translator, zero in a batch.
     ppg = np.where(batch.ppg_mask[:, None], batch.ppg, np.float32(np.nan))
