@@ -8,11 +8,14 @@ import mlflow
 import pytest
 
 from p2es.errors import ConfigError, ModelError
+from p2es.evaluation.goals import GOALS
 from p2es_platform import audit, registry
-from p2es_platform.gate import Check, GateReport
+from p2es_platform.gate import FOLLOWS_PULSE, Check, GateReport
 from p2es_platform.registry import Registry, folder_sha256
 from p2es_platform.settings import Settings
 from p2es_platform.tracking import Tracker, connect
+from pipelines import promote
+from pipelines.recipes import demo
 
 # MLflow 3.17 maps its tables in a way that SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -142,26 +145,20 @@ def test_a_changed_report_is_refused(settings, run_id, tmp_path):
         Registry(settings).report(row.version)
 
 
-@pytest.mark.parametrize(
-    "reference", ["7", "models:/p2es/7", "challenger", "models:/p2es@challenger", "champion"]
-)
+@pytest.mark.parametrize("reference", ["7", "models:/p2es/7", "challenger", "models:/p2es@challenger", "champion"])
 def test_a_version_that_does_not_exist_is_one_clear_line(settings, reference):
     with pytest.raises(ModelError, match=r"p2es models|p2es promote") as caught:
         Registry(settings).resolve(reference)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "reference", ["latest", "v3", "../x", "", "0", "-1", "a b", "CHAMPION", "é", "a" * 64]
-)
+@pytest.mark.parametrize("reference", ["latest", "v3", "../x", "", "0", "-1", "a b", "CHAMPION", "é", "a" * 64])
 def test_names_that_are_no_version_are_refused(settings, reference):
     with pytest.raises(ConfigError, match="no version"):
         Registry(settings).resolve(reference)
 
 
-@pytest.mark.parametrize(
-    "reference", ["models:/other/3", "models:/p2es", "models:/p2es@3", "models:/p2es/champion"]
-)
+@pytest.mark.parametrize("reference", ["models:/other/3", "models:/p2es", "models:/p2es@3", "models:/p2es/champion"])
 def test_addresses_of_other_models_are_refused(settings, reference):
     with pytest.raises(ModelError, match="models:/p2es/3"):
         Registry(settings).resolve(reference)
@@ -213,9 +210,7 @@ def test_the_audit_rules_over_an_alias_moved_by_hand(settings, run_id, tmp_path)
     register(settings, run_id, tmp_path, b"2")
     here = Registry(settings)
     here.promote("1", PASSED)
-    mlflow.MlflowClient(tracking_uri=settings.tracking_uri).set_registered_model_alias(
-        "p2es", "champion", "2"
-    )
+    mlflow.MlflowClient(tracking_uri=settings.tracking_uri).set_registered_model_alias("p2es", "champion", "2")
     assert here.resolve("champion").version == "1"
     here.promote("1", PASSED)
     assert alias(settings) == "1"
@@ -265,9 +260,7 @@ def _race(folder: str, barrier, results) -> None:
 def test_only_one_of_many_processes_gets_a_number(tmp_path):
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(8), context.Queue()
-    processes = [
-        context.Process(target=_race, args=(str(tmp_path / "audit"), barrier, results)) for _ in range(8)
-    ]
+    processes = [context.Process(target=_race, args=(str(tmp_path / "audit"), barrier, results)) for _ in range(8)]
     for process in processes:
         process.start()
     outcomes = [results.get(timeout=30) for _ in processes]
@@ -314,3 +307,73 @@ def test_the_module_function_reads_the_environment(settings, run_id, tmp_path, m
     monkeypatch.setenv("P2ES_STORAGE", settings.root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert registry.resolve(f"models:/p2es/{row.version}").sha256 == row.sha256
+
+
+def evaluated(folder: Path, follows_pulse=(0.4, 0.35, 0.45)):
+    value, low, high = follows_pulse
+    return {
+        "format": "p2es-report",
+        "version": 1,
+        "recipe": "demo",
+        "dataset": {"hash": "d" * 64, "split": "test", "people": 9, "windows": 40, "simulated": True},
+        "model": {"sha256": folder_sha256(folder)},
+        "figures": {"finite_share": {"value": 1.0}, "lead_law_uv": {"value": 0.01, "low": None, "high": None}},
+        "controls": {"shuffled_ppg": {"finite_share": {"value": 1.0}}},
+        "contrasts": {FOLLOWS_PULSE: {"value": value, "low": low, "high": high}},
+    }
+
+
+def stage(settings, run_id, tmp_path, weights: bytes, follows_pulse=(0.4, 0.35, 0.45)):
+    folder = model(tmp_path / f"model-{weights.hex()}", weights)
+    report = evaluated(folder, follows_pulse)
+    return promote.run(demo(), settings, trained=str(folder), run_id=run_id, report=report)
+
+
+def test_the_stage_promotes_what_passes_and_only_registers_what_does_not(settings, run_id, tmp_path):
+    missed = stage(settings, run_id, tmp_path, b"0", (0.1, -0.1, 0.3))
+    assert (missed.version, missed.passed, missed.alias_moved) == ("1", False, False)
+    assert [c.name for c in missed.checks if c.mandatory and not c.passed] == ["follows_pulse"]
+    with pytest.raises(ModelError, match="no version is champion"):
+        Registry(settings).resolve("champion")
+    first = stage(settings, run_id, tmp_path, b"1")
+    assert (first.version, first.passed, first.alias_moved) == ("2", True, True)
+    assert "no champion" in first.note
+    worse = stage(settings, run_id, tmp_path, b"2", (0.2, 0.15, 0.25))
+    assert not worse.passed
+    assert Registry(settings).resolve("champion").version == "2"
+    repeated = stage(settings, run_id, tmp_path, b"1")
+    assert (repeated.version, repeated.passed, repeated.alias_moved) == ("2", True, False)
+    assert len(Registry(settings).history()) == 1
+
+
+def test_a_registered_version_is_judged_again_by_its_own_report(settings, run_id, tmp_path):
+    stage(settings, run_id, tmp_path, b"1")
+    stage(settings, run_id, tmp_path, b"2", (0.5, 0.45, 0.55))
+    # The second is champion and better than the first's interval allows.
+    refused = promote.again(demo(), settings, version="1")
+    assert [c.name for c in refused.checks if c.mandatory and not c.passed] == ["champion"]
+    assert promote.rollback(settings) == "1"
+    assert promote.again(demo(), settings, version="2").alias_moved
+    rows = promote.models(settings)
+    assert [(row["version"], row["champion"]) for row in rows] == [("1", "was"), ("2", "now")]
+    with pytest.raises(ModelError, match="no version 9"):
+        promote.again(demo(), settings, version="9")
+
+
+def test_a_lost_report_of_the_champion_is_noted_and_bars_nobody(settings, run_id, tmp_path):
+    stage(settings, run_id, tmp_path, b"1")
+    for path in Path(settings.path("mlartifacts")).rglob("report.json"):
+        path.unlink()
+    second = stage(settings, run_id, tmp_path, b"2", (0.2, 0.15, 0.25))
+    assert second.passed
+    assert "champion's report cannot be read" in second.note
+    assert "no champion" not in second.note
+
+
+def test_the_card_says_synthetic_and_shows_each_figure_and_goal(tmp_path):
+    report = evaluated(model(tmp_path / "m", b"1"))
+    text = promote.card(report)
+    assert "SYNTHETIC" in text
+    assert "simulated people" in text
+    for name in (*report["figures"], *report["controls"], *(goal.name for goal in GOALS)):
+        assert f"| {name} |" in text

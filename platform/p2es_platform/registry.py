@@ -114,9 +114,7 @@ class Registry:
     def _client(self) -> mlflow.MlflowClient:
         return connect(self._settings.tracking_uri)
 
-    def register(
-        self, model_folder: str | Path, run_id: str, report: Mapping[str, Any], card: str
-    ) -> VersionRow:
+    def register(self, model_folder: str | Path, run_id: str, report: Mapping[str, Any], card: str) -> VersionRow:
         """Make a version of a model, or give the one that has this model and report.
 
         Parameters
@@ -145,11 +143,7 @@ class Registry:
             _RECIPE: str(report.get("recipe") or ""),
             _DATASET: str((report.get("dataset") or {}).get("hash") or ""),
         }
-        same = [
-            v
-            for v in self._versions()
-            if all(v.tags.get(key) == tags[key] for key in (_SHA256, _REPORT_SHA256))
-        ]
+        same = [v for v in self._versions() if all(v.tags.get(key) == tags[key] for key in (_SHA256, _REPORT_SHA256))]
         if same:
             return self._row(same[-1])
         try:
@@ -164,9 +158,7 @@ class Registry:
     def _store(self, folder: Path, run_id: str, tags: Mapping[str, str], report: str, card: str) -> str:
         """Copy model, report and card below their hashes, so that no later version can change them."""
         if not self._client.search_registered_models(f"name = '{NAME}'"):
-            self._client.create_registered_model(
-                NAME, description="PPG to 12-lead ECG. Its output is SYNTHETIC."
-            )
+            self._client.create_registered_model(NAME, description="PPG to 12-lead ECG. Its output is SYNTHETIC.")
         place = f"versions/{tags[_SHA256][:16]}-{tags[_REPORT_SHA256][:16]}"
         self._client.log_artifacts(run_id, str(folder), f"{place}/model")
         self._client.log_text(run_id, report, f"{place}/report.json")
@@ -204,9 +196,7 @@ class Registry:
             path = _download(uri, folder, self._settings.tracking_uri)
             raw = path.read_bytes()
         if hashlib.sha256(raw).hexdigest() != found.tags.get(_REPORT_SHA256):
-            raise ModelError(
-                f"the report of version {found.version} is not the registered one: evaluate it again"
-            )
+            raise ModelError(f"the report of version {found.version} is not the registered one: evaluate it again")
         return json.loads(raw)
 
     def promote(self, version: str, gate: GateReport, who: str | None = None) -> audit.Entry:
@@ -221,7 +211,7 @@ class Registry:
             raise ModelError(f"version {version} is not promoted: it missed {', '.join(gate.missed)}")
         chosen = self.resolve(version)
         while True:
-            entries = audit.read(self._audit)
+            entries = self.history()
             standing = _standing(entries)
             if standing and (standing[-1].model_version, standing[-1].sha256) == (
                 chosen.version,
@@ -245,12 +235,10 @@ class Registry:
             When there is none, or its files are missing or changed.
         """
         while True:
-            entries = audit.read(self._audit)
+            entries = self.history()
             standing = _standing(entries)
             if len(standing) < 2:
-                raise ModelError(
-                    "there is no earlier champion to go back to: `p2es models` lists the versions"
-                )
+                raise ModelError("there is no earlier champion to go back to: `p2es models` lists the versions")
             before = standing[-2]
             self._fetch(self._version(before.model_version), before.sha256)
             details = {"from_version": standing[-1].model_version}
@@ -261,8 +249,12 @@ class Registry:
 
     def champion(self) -> audit.Entry | None:
         """Give the audit entry that made the present champion; None before the first."""
-        entries = audit.read(self._audit)
+        entries = self.history()
         return entries[-1] if entries else None
+
+    def history(self) -> list[audit.Entry]:
+        """Give every promotion and rollback, oldest first."""
+        return audit.read(self._audit)
 
     def list_versions(self) -> list[VersionRow]:
         """List every version, oldest first."""
@@ -316,9 +308,7 @@ class Registry:
         try:
             found = self._client.search_model_versions(f"name = '{NAME}'")
         except MLFLOW_ERRORS as error:
-            raise RemoteError(
-                f"MLflow does not list the versions ({first_line(error)}): see `p2es doctor`"
-            ) from error
+            raise RemoteError(f"MLflow does not list the versions ({first_line(error)}): see `p2es doctor`") from error
         return sorted(found, key=lambda version: int(version.version))
 
     def _version(self, number: str) -> ModelVersion:
@@ -326,9 +316,7 @@ class Registry:
             return self._client.get_model_version(NAME, number)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise RemoteError(
-                    f"MLflow gave no version ({first_line(error)}): see `p2es doctor`"
-                ) from error
+                raise RemoteError(f"MLflow gave no version ({first_line(error)}): see `p2es doctor`") from error
             raise ModelError(f"there is no version {number} of {NAME}; `p2es models` lists them") from None
 
     def _aliased(self, alias: str) -> ModelVersion:
@@ -336,9 +324,7 @@ class Registry:
             return self._client.get_model_version_by_alias(NAME, alias)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise RemoteError(
-                    f"MLflow gave no version ({first_line(error)}): see `p2es doctor`"
-                ) from error
+                raise RemoteError(f"MLflow gave no version ({first_line(error)}): see `p2es doctor`") from error
             raise ModelError(f"no version of {NAME} is called {alias!r}; `p2es models` lists them") from None
 
     def _row(self, version: ModelVersion, champion: audit.Entry | None = None) -> VersionRow:
@@ -363,9 +349,7 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self._cache) as staging:
             fetched = _download(str(version.source), staging, self._settings.tracking_uri)
             if _hash_or_none(fetched) != sha256:
-                raise ModelError(
-                    f"the files of version {version.version} are not the registered ones: refused"
-                )
+                raise ModelError(f"the files of version {version.version} are not the registered ones: refused")
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 fetched.rename(folder)
@@ -388,9 +372,7 @@ def _parse(reference: str) -> str:
     if reference.startswith("models:/"):
         model, mark, name = re.fullmatch(r"models:/([^/@]*)([/@]?)(.*)", reference).groups()  # type: ignore[union-attr]
         if model != NAME or not mark or (mark == "/") != name.isdigit():
-            raise ModelError(
-                f"{reference} is no version of {NAME}: write models:/{NAME}/3 or models:/{NAME}@champion"
-            )
+            raise ModelError(f"{reference} is no version of {NAME}: write models:/{NAME}/3 or models:/{NAME}@champion")
     if not (re.fullmatch(r"[1-9][0-9]{0,8}", name) or _ALIAS.fullmatch(name)):
         raise ConfigError(f"{name!r} is no version: give a number, or an alias such as champion")
     return name
@@ -411,9 +393,7 @@ def _download(uri: str, folder: str, tracking_uri: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder, tracking_uri=tracking_uri))
     except MLFLOW_ERRORS as error:
-        raise ModelError(
-            f"the files of the version are missing ({first_line(error)}): register it again"
-        ) from error
+        raise ModelError(f"the files of the version are missing ({first_line(error)}): register it again") from error
 
 
 def _hash_or_none(folder: Path) -> str | None:
