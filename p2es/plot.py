@@ -138,9 +138,7 @@ def lead_comparison(
 def png(figure: "Figure", dpi: float | None = None) -> bytes:
     """Render as PNG, marked SYNTHETIC in its metadata; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=dpi or figure.dpi, metadata={"Software": "p2es", "Comment": FOOTER}
-    )
+    figure.savefig(buffer, format="png", dpi=dpi or figure.dpi, metadata={"Software": "p2es", "Comment": FOOTER})
     return buffer.getvalue()
 
 
@@ -242,6 +240,4 @@ def _pulse_wave(axes: "Axes", top_mm: float, ppg: Array, fs_hz: float) -> None:
     y_mm = top_mm - _PPG_MM + 2.0 + (_PPG_MM - 5.0) * (shown - low) / swing
     x_mm = _x_mm(np.arange(shown.size) / fs_hz)
     axes.plot(x_mm, y_mm, color=PPG_COLOUR, lw=0.3 * _PT_PER_MM, zorder=4)
-    axes.text(
-        _MARGIN_MM + _PULSE_MM + 1.0, top_mm - 1.0, "PPG", va="top", weight="bold", fontsize=8, zorder=5
-    )
+    axes.text(_MARGIN_MM + _PULSE_MM + 1.0, top_mm - 1.0, "PPG", va="top", weight="bold", fontsize=8, zorder=5)

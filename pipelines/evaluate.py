@@ -115,9 +115,7 @@ def run(
     folder = settings.path("reports", key)
     report_json, report_html = f"{folder}/report.json", f"{folder}/report.html"
     if storage.exists(report_json):
-        return EvaluateResult(
-            json.loads(storage.read_bytes(report_json)), report_json, report_html, reused=True
-        )
+        return EvaluateResult(json.loads(storage.read_bytes(report_json)), report_json, report_html, reused=True)
     model = P2Es.load(Path(model_folder))
     batch, left_out = _test_windows(dataset, recipe)
     systems = _systems(recipe, model, batch, dataset)
@@ -151,9 +149,7 @@ def _test_windows(dataset: Dataset, recipe: Recipe) -> tuple[WindowBatch, int]:
     store: WindowStore = dataset.store(SPLIT, channels=recipe.network.ppg_channels)
     usable = np.flatnonzero(store.rest.lead_mask.any(axis=1) & store.rest.ppg_mask.any(axis=1))
     if usable.size == 0:
-        raise DatasetError(
-            "no test window has both PPG and ECG: add such recordings, or raise ingest.test-share"
-        )
+        raise DatasetError("no test window has both PPG and ECG: add such recordings, or raise ingest.test-share")
     chosen = usable[spread_over_people(store.person[usable], recipe.evaluate.max_windows)]
     return store.batch(chosen), len(store) - usable.size
 
@@ -174,9 +170,7 @@ def _systems(recipe: Recipe, model: P2Es, batch: WindowBatch, dataset: Dataset) 
     ]
 
 
-def _measure_all(
-    systems: Sequence[System], batch: WindowBatch, recipe: Recipe
-) -> tuple[pa.Table, dict[str, int]]:
+def _measure_all(systems: Sequence[System], batch: WindowBatch, recipe: Recipe) -> tuple[pa.Table, dict[str, int]]:
     """Measure every system; and count the windows each refused."""
     tables, refused = [], {}
     with tqdm(total=len(systems) * len(batch), desc="evaluate", unit="window", disable=None) as bar:
@@ -207,9 +201,7 @@ def _translations(
             yield rows, [_translate_one(system, batch, row, recipe) for row in rows]
 
 
-def _translate(
-    system: System, batch: WindowBatch, rows: NDArray[np.int64], recipe: Recipe
-) -> list[Translation]:
+def _translate(system: System, batch: WindowBatch, rows: NDArray[np.int64], recipe: Recipe) -> list[Translation]:
     return system.translator.sample(
         system.ppg[rows],
         [Demographics.from_array(person) for person in batch.people[rows]],
@@ -228,9 +220,7 @@ def _translate_one(system: System, batch: WindowBatch, row: np.int64, recipe: Re
 
 
 def _all_simulated(dataset: Dataset) -> bool:
-    return all(
-        pc.all(table["simulated"]).as_py() for table in dataset.read_windows(SPLIT, columns=["simulated"])
-    )
+    return all(pc.all(table["simulated"]).as_py() for table in dataset.read_windows(SPLIT, columns=["simulated"]))
 
 
 def _settings_shown(recipe: Recipe) -> dict[str, Any]:

@@ -29,9 +29,7 @@ def beats_of(rng, rr_s):
 
 def ecg_of(beats_s, amplitude):
     t = np.arange(ECG_SAMPLES) / FS_HZ
-    wave = sum(
-        np.exp(-(((t - b) / 0.014) ** 2)) + 0.25 * np.exp(-(((t - b - 0.25) / 0.05) ** 2)) for b in beats_s
-    )
+    wave = sum(np.exp(-(((t - b) / 0.014) ** 2)) + 0.25 * np.exp(-(((t - b - 0.25) / 0.05) ** 2)) for b in beats_s)
     return (amplitude * lift(GAINS[:, None] * wave)).astype(np.float32)
 
 
@@ -47,9 +45,7 @@ def batch_of(rng, people, prefix="p"):
     beats = [beats_of(rng, rng.uniform(0.7, 1.1)) for _ in range(people)]
     delays = DELAY_S + rng.normal(0, 0.02, people)
     names = np.array([f"{prefix}{k:02d}" for k in range(people)])
-    fields = np.column_stack(
-        [ages, rng.integers(0, 2, people), rng.normal(170, 8, people), rng.normal(75, 9, people)]
-    )
+    fields = np.column_stack([ages, rng.integers(0, 2, people), rng.normal(170, 8, people), rng.normal(75, 9, people)])
     return WindowBatch(
         ecg_mv=np.stack([ecg_of(b, amplitude_of(a)) for b, a in zip(beats, ages, strict=True)]),
         lead_mask=np.ones((people, 12), bool),

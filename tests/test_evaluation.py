@@ -267,9 +267,7 @@ def test_intervals_come_from_people_not_from_windows():
 
     def width(windows):
         entries = [(f"p{k}", f"{k}-{j}", v) for k, v in enumerate(values) for j in range(windows)]
-        figure = summarise(rows_of({"model": entries}), bootstrap=400, seed=0).figures["model"][
-            "hr_error_bpm"
-        ]
+        figure = summarise(rows_of({"model": entries}), bootstrap=400, seed=0).figures["model"]["hr_error_bpm"]
         return figure["high"] - figure["low"]
 
     assert width(6) == pytest.approx(width(1))
@@ -280,9 +278,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     rng, hits = np.random.default_rng(17), 0
     for trial in range(100):
         entries = [(f"p{k}", f"w{k}", v) for k, v in enumerate(rng.normal(3.0, 1.0, 40))]
-        figure = summarise(rows_of({"model": entries}), bootstrap=200, seed=trial).figures["model"][
-            "hr_error_bpm"
-        ]
+        figure = summarise(rows_of({"model": entries}), bootstrap=200, seed=trial).figures["model"]["hr_error_bpm"]
         hits += figure["low"] <= 3.0 <= figure["high"]
     assert 86 <= hits <= 99
 

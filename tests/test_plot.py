@@ -94,9 +94,7 @@ def test_every_figure_is_marked_and_every_lead_named(with_all):
         assert found.count(lead) == 1
     assert found.count("II") == 2
     assert ("recorded" in found) == with_all
-    assert plot.FOOTER in texts(
-        plot.lead_comparison(ecg, ecg, **{k: v for k, v in extra.items() if "ref" not in k})
-    )
+    assert plot.FOOTER in texts(plot.lead_comparison(ecg, ecg, **{k: v for k, v in extra.items() if "ref" not in k}))
     assert plot.FOOTER.encode() in plot.png(figure)
 
 

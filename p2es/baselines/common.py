@@ -64,9 +64,7 @@ def check_request(
 ) -> None:
     """Raise InputError unless there is one person and one seed a window, and something to draw."""
     if not len(ppg) == len(demographics) == len(seeds):
-        raise InputError(
-            f"{len(ppg)} PPG windows, {len(demographics)} people and {len(seeds)} seeds: give one each"
-        )
+        raise InputError(f"{len(ppg)} PPG windows, {len(demographics)} people and {len(seeds)} seeds: give one each")
     if samples < 1:
         raise InputError(f"samples is {samples}: ask for at least 1")
 
@@ -112,7 +110,5 @@ def read_arrays(folder: Path, name: str, check: Callable[[Arrays], None]) -> dic
     except FileNotFoundError as error:
         raise ModelError(f"there is no {name} in {folder.name}: {path.name} is missing") from error
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
-        raise ModelError(
-            f"{path.name} is corrupt ({type(error).__name__}): fit the yardstick again"
-        ) from error
+        raise ModelError(f"{path.name} is corrupt ({type(error).__name__}): fit the yardstick again") from error
     return arrays

@@ -85,9 +85,7 @@ class Template:
         del people
         self.scaler = DemographicScaler.fit(batch.people[first])
         recordings = np.unique(batch.recording, return_index=True)[1]
-        self.delay = DelayLaw.fit(
-            *(getattr(batch, n)[recordings] for n in ("people", "delay_s", "delay_confidence"))
-        )
+        self.delay = DelayLaw.fit(*(getattr(batch, n)[recordings] for n in ("people", "delay_s", "delay_confidence")))
         beats, rr_s, mask, person = _beats_of_people(batch)
         features = self._features(batch.people[first][person], rr_s)
         self.weights_mv = _ridge(features, beats, mask)
@@ -129,9 +127,7 @@ class Template:
     def load(cls, folder: Path) -> Self:
         """Undo `save`; ModelError when it is missing or corrupt."""
         a = read_arrays(folder, "template", _check)
-        scaler = DemographicScaler(
-            tuple(a["scaler_mean"].tolist()), tuple(map(tuple, a["scaler_covariance"].tolist()))
-        )
+        scaler = DemographicScaler(tuple(a["scaler_mean"].tolist()), tuple(map(tuple, a["scaler_covariance"].tolist())))
         age, height = a["delay_slopes_s"].astype(np.float64)
         law = DelayLaw(
             float(a["delay_intercept_s"].item()),

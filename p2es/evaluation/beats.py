@@ -66,9 +66,7 @@ def constant_lag(truth_s: Seconds, drawn_s: Seconds) -> float:
     return float(np.median(drawn_s[pairs[:, 1]] - truth_s[pairs[:, 0]]))
 
 
-def f1_score(
-    truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, lag_s: float, duration_s: float
-) -> float:
+def f1_score(truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, lag_s: float, duration_s: float) -> float:
     """Give the F1 of the drawn beats after removing a lag: ``2 Se P / (Se + P)``.
 
     Sensitivity is the share of recorded beats that have a partner, positive predictivity that of drawn beats.

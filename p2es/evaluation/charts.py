@@ -37,9 +37,7 @@ def name_of(system: str) -> str:
 
 def timing(rows: pa.Table) -> "Figure":
     """Draw the R timing errors after one constant lag, the model's over those of its shuffled control."""
-    figure, axes = _axes(
-        "R peak, drawn minus recorded, after one constant lag a window", "ms", "share of beats"
-    )
+    figure, axes = _axes("R peak, drawn minus recorded, after one constant lag a window", "ms", "share of beats")
     bins = [float(edge) for edge in range(-_TIMING_RANGE_MS, _TIMING_RANGE_MS + 1, 10)]
     for system in ("shuffled_ppg", "model"):
         offsets = _flat(rows, system, "offsets_ms")

@@ -95,9 +95,7 @@ def _inner(beats_s: NDArray[np.float64]) -> NDArray[np.float64]:
     return beats_s[(beats_s >= EDGE_S) & (beats_s <= WINDOW_S - EDGE_S)]
 
 
-def _beat_figures(
-    truth_s: NDArray[np.float64], drawn_s: NDArray[np.float64], lag_s: float
-) -> dict[str, object]:
+def _beat_figures(truth_s: NDArray[np.float64], drawn_s: NDArray[np.float64], lag_s: float) -> dict[str, object]:
     figures: dict[str, object] = {"lag_s": lag_s, "lag_abs_ms": 1e3 * abs(lag_s)}
     for tolerance_ms in (50, 150):
         for name, lag in (("", 0.0), ("_lag", lag_s)):

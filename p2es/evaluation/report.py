@@ -64,9 +64,7 @@ class Picture:
     png: bytes
 
 
-def compose(
-    rows: pa.Table, source: Source, *, mandatory: Sequence[str], bootstrap: int, seed: int
-) -> dict[str, Any]:
+def compose(rows: pa.Table, source: Source, *, mandatory: Sequence[str], bootstrap: int, seed: int) -> dict[str, Any]:
     """Turn rows of `measure` into the report.
 
     Parameters
@@ -129,9 +127,7 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"figure": _show, "number": _number}
     text = resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")
     systems = {MODEL: report["figures"]} | dict(report["controls"])
