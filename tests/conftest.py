@@ -1,5 +1,7 @@
+import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,11 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
     )
+    # ray.init leaves sockets and log files of its child processes to the garbage collector.
+    config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
+    config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")
+    config.addinivalue_line("filterwarnings", "ignore:.*RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO:FutureWarning")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +34,57 @@ def local_ray():
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def recordings():
+    folder = os.environ.get("P2ES_RECORDINGS")
+    if not folder:
+        pytest.skip("P2ES_RECORDINGS is not set: no real recordings to read")
+    return Path(folder)
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    from p2es_platform.settings import Settings
+
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "P2ES_STORAGE", "P2ES_SECRET", "P2ES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    return Settings(
+        storage=str(tmp_path / "storage"),
+        mlflow_tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        secret="a secret of the tests",
+    )
+
+
+@pytest.fixture(scope="session")
+def simulated_store():
+    """Two windows of each of 24 simulated people, cut as any recording is."""
+    from p2es.segmenting import segment
+    from p2es.simulator import simulate_person
+    from p2es.windows import WindowStore, collate
+
+    windows = [
+        window
+        for index in range(24)
+        for window in segment(
+            simulate_person(7, index, 22.5), step_s=10.0, ids=lambda *parts: "-".join(parts), split="train"
+        ).windows
+    ]
+    return WindowStore.from_batches([collate(windows)])
+
+
+@pytest.fixture(scope="session")
+def trained(simulated_store):
+    """A small model, trained for seconds: far from good, but no longer random. Gives the model and its losses."""
+    from p2es.conditioning import Units
+    from p2es.model import FitRecipe, P2Es
+    from p2es.network import NetworkConfig
+    from p2es.training import TrainConfig
+
+    network = NetworkConfig(channels=(8, 8), pulse_channels=8, condition=16, prototypes=3)
+    recipe = FitRecipe(network=network, train=TrainConfig(windows=16 * 150, batch=16), neighbours=4)
+    model = P2Es.start(network, recipe.diffusion, Units.fit(simulated_store))
+    losses = [step.losses["total"] for step in model.fit_steps(simulated_store, recipe)]
+    model.denoiser.eval()
+    return model, losses
