@@ -71,7 +71,7 @@ class Units:
         return np.array(self.lead_scale_mv, np.float32)[INDEPENDENT_INDEX, None]
 
     def to_millivolt(self, x: Tensor) -> NDArray[np.float32]:
-        """Turn drawn leads (..., 8, time) into 12 leads in millivolt, lifted in float64 so the laws hold to rounding."""
+        """Turn drawn leads (..., 8, time) into 12 in millivolt, lifted in float64 so that the laws hold to rounding."""
         independent = x.detach().cpu().numpy().astype(np.float64) * self.independent_scale_mv
         return lift(independent).astype(np.float32)
 

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from p2es.bands import Band, calibrate, median_mv
 from p2es.batching import NeighbourGraph
@@ -182,7 +181,7 @@ class P2Es:
             model.band, model.sampler = Band(**band), SamplerConfig(**config["sampler"])
             model.provenance = config["provenance"]
         except FileNotFoundError as error:
-            raise ModelError(f"there is no model in {folder.name}: {Path(error.filename).name} is missing") from error
+            raise ModelError(f"there is no whole model in {folder.name}: fetch it again") from error
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"the model in {folder.name} is corrupt ({type(error).__name__}): fetch it again"
@@ -203,7 +202,7 @@ class P2Es:
             qualities.append(ppg_quality(window, masks[row], FS_HZ))
             if qualities[-1] < MIN_PPG_QUALITY:
                 raise InputError(
-                    f"the PPG is too poor to translate (quality {qualities[-1]:.2f}, at least {MIN_PPG_QUALITY} is needed): "
+                    f"the PPG is too poor to translate (quality {qualities[-1]:.2f}, {MIN_PPG_QUALITY} is needed): "
                     "choose a stretch with less motion"
                 )
         return windows, masks, qualities
@@ -254,10 +253,7 @@ class P2Es:
         device = next(self.denoiser.parameters()).device
         condition = self.units.condition(aligned, valid, people, known)
         condition = replace(condition, **{name: value.to(device) for name, value in vars(condition).items()})
-        x: Tensor | None = None
-        for x in draw(self.denoiser, condition, generators, evaluations, self.sampler):
-            pass
-        assert x is not None
+        *_, x = draw(self.denoiser, condition, generators, evaluations, self.sampler)
         ecg = self.units.to_millivolt(x)
         return ecg if known is None else _with_known(ecg, known)
 

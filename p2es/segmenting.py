@@ -166,7 +166,7 @@ def _check_laws(ecg: Array) -> None:
         gap = np.sqrt(np.nanmean(np.square(row - expected[name])))
         if gap > MAX_LAW_SHARE * size:
             raise RecordError(
-                f"the limb leads break Einthoven's law ({name} is off by {100 * gap / size:.0f} %): gains or leads are wrong",
+                f"the limb leads break Einthoven's law ({name} is off by {100 * gap / size:.0f} %): check gains and leads",
                 "lead_laws",
             )
 

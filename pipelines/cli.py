@@ -250,9 +250,7 @@ def serve(args: ServeArgs, settings: Settings) -> int:
             sha256=chosen.sha256,
             options=args.recipe.serve,
         ):
-            print(
-                f"version {chosen.version} answers on {url} (its page in a browser, its API on {url}/docs); Ctrl-C ends it"
-            )
+            print(f"version {chosen.version} answers on {url} (with a page; API: {url}/openapi.json); Ctrl-C ends it")
     return 0
 
 
@@ -476,7 +474,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        message = f"cannot write {error.filename or 'to the storage'} ({error.strerror}): nothing was lost, free it and run again"
+        where = error.filename or "to the storage"
+        message = f"cannot write {where} ({error.strerror}): nothing was lost, mend that and run again"
     print(f"p2es {argv[0]}: {message}", file=sys.stderr)
     return 2
 

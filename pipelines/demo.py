@@ -118,12 +118,19 @@ def answer(recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller) 
     with teller.stage("serve") as say:
         champion = registry.Registry(settings).resolve("champion")
         window = _unseen_window(ready.dataset_url)
-        with serve.start(settings, recipe.serve, champion, port=0) as endpoint:
+        with serve.start(
+            settings,
+            folder=str(champion.folder),
+            version=champion.version,
+            sha256=champion.sha256,
+            port=0,
+            options=recipe.serve,
+        ) as endpoint:
             client = Client(endpoint.url, token=endpoint.token)
             reply = client.translate(_ppg(window), fs_hz=FS_HZ, seed=0, **_person(window.demographics))
         path = Path(settings.path("translations", "demo", "ecg.png"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        title = f"An unseen simulated person, {_describe(window.demographics)}: drawn from PPG by p2es version {champion.version}"
+        title = f"Unseen simulated person, {_describe(window.demographics)}: drawn by p2es version {champion.version}"
         figure = plot.paper_ecg(
             reply.ecg_mv, band_mv=reply.band_mv, reference_mv=window.ecg, ppg=window.ppg, title=title
         )
@@ -136,7 +143,7 @@ def run(recipe: Recipe, settings: Settings, write: Callable[[str], None]) -> Non
     """Run every stage, and end every process that was started."""
     teller = Teller(write)
     began = time.monotonic()
-    with connect(settings, cpus=recipe.resources.local_cpus, object_store_mb=recipe.resources.object_store_mb):
+    with connect(settings, local_cpus=recipe.resources.local_cpus, object_store_mb=recipe.resources.object_store_mb):
         ready = prepare(recipe, settings, teller)
         trained = fit(recipe, settings, ready, teller)
         found = measure(recipe, settings, ready, trained, teller)

@@ -92,9 +92,7 @@ def run(recipe: Recipe, settings: Settings, dataset_url: str) -> GroupResult:
     if storage.exists(url):
         return _result(url, load(url), reused=True)
     table = dataset.people("train")
-    demographics = np.stack(
-        [table[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in FIELDS], axis=1
-    )
+    demographics = np.stack([table[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in FIELDS], axis=1)
     groups = find(table["person"].to_pylist(), demographics, recipe)
     _save(url, groups, {"group": asdict(config), "dataset_hash": dataset.hash})
     return _result(url, groups, reused=False)

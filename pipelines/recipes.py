@@ -128,8 +128,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.group.clusters != self.network.prototypes:
             raise ConfigError(
-                f"group.clusters is {self.group.clusters} and network.prototypes {self.network.prototypes}: a prototype "
-                "learns one cluster, so give both the same number"
+                f"group.clusters is {self.group.clusters} and network.prototypes {self.network.prototypes}: "
+                "a prototype learns one cluster, so give both the same number"
             )
 
 

@@ -18,7 +18,6 @@ import ray.train.torch
 import torch
 from tqdm import tqdm
 
-from p2es.batching import NeighbourGraph
 from p2es.conditioning import Units
 from p2es.errors import ModelError, P2EsError
 from p2es.model import P2Es
@@ -219,7 +218,7 @@ def _finish(recipe: Recipe, dataset: Dataset, checkpoint: Path, folder: Path, li
     average = {k.removeprefix("average."): v for k, v in state.tensors.items() if k.startswith("average.")}
     model.denoiser.load_state_dict(average)
     model.denoiser.eval()
-    simulated = all(shard.get("simulated", False) for shard in dataset.shards("train"))
+    simulated = all(shard.simulated for shard in dataset.shards("train"))
     model.provenance = {**lineage, "trained_on_simulated_people_only": simulated}
     threads = torch.get_num_threads()
     torch.set_num_threads(max(int(ray.cluster_resources().get("CPU", 2)) // 2, 1))

@@ -205,7 +205,7 @@ class TranslateBatch:
         self.options = options
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Translate a table of `WINDOW_SCHEMA` to one of `SCHEMA`; windows that are refused are left out, and logged."""
+        """Translate a table of `WINDOW_SCHEMA` to one of `SCHEMA`; refused windows are left out, and logged."""
         from p2es.windows import WINDOW_SCHEMA
 
         rows = []

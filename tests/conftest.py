@@ -8,9 +8,7 @@ import pytest
 
 def pytest_configure(config):
     # ray.serve 2.60 says this of its own models at import, before any test's filter holds.
-    config.addinivalue_line(
-        "filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning"
-    )
+    config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
     # ray.init leaves sockets and log files of its child processes to the garbage collector.
     config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
     config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")

@@ -15,7 +15,8 @@ from p2es.translator import Translator
 
 
 def asked(store, rows):
-    batch = store.batch(rows)
+    """Give PPG and people of the windows at `rows` among those that have a PPG."""
+    batch = store.batch(np.flatnonzero(store.rest.ppg_mask.any(axis=1))[rows])
     ppg = np.where(batch.ppg_mask[:, None], batch.ppg, np.nan).astype(np.float32)
     return ppg, [Demographics.from_array(row) for row in batch.people]
 

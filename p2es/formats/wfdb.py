@@ -183,7 +183,7 @@ def _recording(path: Path, name: str, source: str, person: str, demographics: De
         record = library.rdrecord(str(path.with_suffix("")), smooth_frames=False, physical=True)
     except FileNotFoundError as error:
         raise RecordError(f"{path.name} names a signal file that is not there: fetch it", "missing_file") from error
-    except Exception as error:  # noqa: BLE001 - wfdb raises every kind of error on odd input
+    except Exception as error:  # wfdb raises every kind of error on odd input
         raise RecordError(
             f"{path.name} cannot be read ({type(error).__name__}): fetch it again", "unreadable"
         ) from error
@@ -240,7 +240,7 @@ def _r_peaks(path: Path, library: Any) -> NDArray[np.float64] | None:
 
 
 def _person(path: Path, comments: str) -> str:
-    """Name the person: a `person:` comment, else the folder when the record is named after it (MIMIC), else the record."""
+    """Name the person: a `person:` comment, the folder when the record is named after it (MIMIC), or the record."""
     stated = _PERSON_ID.search(comments)
     if stated:
         return stated.group(1)
