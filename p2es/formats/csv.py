@@ -17,9 +17,20 @@ from p2es.recording import Recording, Signal, SignalKind
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its number, what it is, its unit."""
+    """A column that is a signal.
 
-    index: int
+    Attributes
+    ----------
+    at : str or int
+        Its name in the header, without blanks around it, or its number in a file without a header.
+    name : str
+        Name of the signal; a standard lead's name makes it that lead.
+    kind : SignalKind
+    unit : str
+        "mV" only where the archive's description says so; "unknown" keeps an ECG out of the targets.
+    """
+
+    at: str | int
     name: str
     kind: SignalKind
     unit: str
@@ -32,66 +43,69 @@ class CsvMapping:
     Attributes
     ----------
     name : str
-    header : tuple of str or None
-        Column names, without blanks, that must be in the first line; None for a file without a header.
-    width : int
-        Number of columns.
-    time_column : int
+    time : str or int
+        Column of the time: the rate is measured there, never assumed.
     time_unit_s : float
-        Seconds of one unit of the time column: the rate is measured, never assumed.
+        Seconds of one unit of it.
+    required : tuple of str
+        Names that a header must have to be of this layout; empty for a file without a header.
+    width : int or None
+        Number of columns of a file without a header.
     columns : tuple of Column
-    person_from_name : bool
-        Whether the file name begins with the person, up to the first underscore.
+        Those that a file does not have are passed over: BIDMC's leads differ from person to person.
+    person_ends : str
+        What ends the person in the file name; empty when the whole name is the person's.
     """
 
     name: str
-    header: tuple[str, ...] | None
-    width: int
-    time_column: int
+    time: str | int
     time_unit_s: float
     columns: tuple[Column, ...]
-    person_from_name: bool = False
+    required: tuple[str, ...] = ()
+    width: int | None = None
+    person_ends: str = ""
 
 
 MAPPINGS = (
-    # BIDMC (PhysioNet): rate only in the time column; `V` is an unknown precordial lead.
+    # BIDMC (PhysioNet): millivolt by its WFDB twin; `V` is an unknown precordial lead.
     CsvMapping(
-        "bidmc", ("Time [s]", "PLETH", "II"), 6, 0, 1.0,
-        (
-            Column(2, "PLETH", SignalKind.PPG, "NU"),
-            Column(3, "V", SignalKind.ECG, "mV"),
-            Column(4, "AVR", SignalKind.ECG, "mV"),
-            Column(5, "II", SignalKind.ECG, "mV"),
+        "bidmc",
+        time="Time [s]",
+        time_unit_s=1.0,
+        columns=(
+            Column("PLETH", "PLETH", SignalKind.PPG, "NU"),
+            *(Column(name, name, SignalKind.ECG, "mV") for name in ("I", "II", "III", "AVR", "AVL", "AVF", "V", "MCL")),
         ),
+        required=("Time [s]", "PLETH"),
+        person_ends="_Signals",
     ),
-    # NCKU: frame, ticks of 125 us, PPG (12 bit), three ECG channels in ADC counts of unknown gain: PPG only.
+    # NCKU: frame, ticks of 125 us, PPG (12 bit), three ECG channels in ADC counts of unknown gain and lead.
     CsvMapping(
-        "ncku", None, 6, 1, 125e-6,
-        (
+        "ncku",
+        time=1,
+        time_unit_s=125e-6,
+        columns=(
             Column(2, "PPG", SignalKind.PPG, "ADC"),
-            Column(3, "ECG 1", SignalKind.ECG, "unknown"),
-            Column(4, "ECG 2", SignalKind.ECG, "unknown"),
-            Column(5, "ECG 3", SignalKind.ECG, "unknown"),
+            *(Column(k, f"ECG {k - 2}", SignalKind.ECG, "unknown") for k in (3, 4, 5)),
         ),
-        person_from_name=True,
+        width=6,
+        person_ends="_",
     ),
-)  # fmt: skip
+)
 
 
 def mapping_of(path: Path) -> CsvMapping | None:
     """Find the layout of a file by its first two lines; None when it is not a declared one."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            first, second = file.readline(1000), file.readline(1000)
+            first, second = file.readline(1000).split(","), file.readline(1000).split(",")
     except OSError:
         return None
-    names = [field.strip() for field in first.split(",")]
+    names = {field.strip() for field in first}
     for mapping in MAPPINGS:
-        if len(names) != mapping.width:
-            continue
-        if mapping.header is not None and set(mapping.header) <= set(names):
+        if mapping.required and set(mapping.required) <= names:
             return mapping
-        if mapping.header is None and _numbers(names) and _numbers(second.split(",")):
+        if not mapping.required and len(first) == mapping.width and _numbers(first) and _numbers(second):
             return mapping
     return None
 
@@ -103,34 +117,37 @@ def _numbers(fields: list[str]) -> bool:
         return False
 
 
-def read(path: Path, name: str, source: str) -> Iterator[Recording]:
+def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iterator[Recording]:
     """Read a CSV of a declared layout; RecordError when it does not hold what the layout says."""
     mapping = mapping_of(path)
     if mapping is None:
         raise RecordError(f"{path.name} has no layout that p2es knows: declare one in p2es/formats/csv.py", "layout")
     table = _table(path, mapping)
-    fs_hz = _rate(table[:, mapping.time_column] * mapping.time_unit_s, path.name)
+    fs_hz = _rate(table[mapping.time] * mapping.time_unit_s, path.name)
     signals = tuple(
-        Signal(c.name, c.kind, table[:, c.index].astype(np.float32), fs_hz, c.unit, 0.0, canonical_lead(c.name))
+        Signal(c.name, c.kind, table[c.at].astype(np.float32), fs_hz, c.unit, 0.0, canonical_lead(c.name))
         for c in mapping.columns
-        if np.isfinite(table[:, c.index]).any()
+        if c.at in table and np.isfinite(table[c.at]).any()
     )
     if not signals:
         raise RecordError(f"{path.name} has no samples: fetch it again", "no_signal")
-    person = path.stem.split("_")[0] if mapping.person_from_name else path.stem
+    person = path.stem.split(mapping.person_ends)[0] if mapping.person_ends else path.stem
     yield Recording(name, source, person, signals, provenance={"format": "csv", "layout": mapping.name})
 
 
-def _table(path: Path, mapping: CsvMapping) -> NDArray[np.float64]:
+def _table(path: Path, mapping: CsvMapping) -> dict[str | int, NDArray[np.float64]]:
+    """Read the columns by name or number; what is no number is NaN."""
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path, header=None if mapping.header is None else 0, skipinitialspace=True)
-        return frame.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        frame = pd.read_csv(path, header=0 if mapping.required else None, skipinitialspace=True)
+        frame = frame.apply(pd.to_numeric, errors="coerce")
     except (ValueError, OSError) as error:
         raise RecordError(
             f"{path.name} cannot be read ({type(error).__name__}): fetch it again", "unreadable"
         ) from error
+    keys = [name.strip() if isinstance(name, str) else int(name) for name in frame.columns]
+    return {key: frame.iloc[:, k].to_numpy(np.float64) for k, key in enumerate(keys)}
 
 
 def _rate(time_s: NDArray[np.float64], name: str) -> float:

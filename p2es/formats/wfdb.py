@@ -8,20 +8,21 @@ gains may change between segments, and no window crosses one.
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2es.demographics import Demographics, parse_number, parse_sex
+from p2es.demographics import Demographics, Sex, parse_number, parse_sex
 from p2es.errors import InputError, RecordError
 from p2es.leads import canonical_lead
 from p2es.recording import Recording, Signal, SignalKind
 
 MAX_SIGNALS = 512
 MAX_SAMPLES = 10**10
-_TO_MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3, "nv": 1e-6}
+_TO_MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
 _PPG = re.compile(r"^(pleth|ppg)", re.IGNORECASE)
 _OTHER_ECG = re.compile(r"^(v\d?|mcl\d?|ecg.*|mv\d)$", re.IGNORECASE)
 _BEATS = frozenset("NLRBAaJSVrFejnE/fQ?")
@@ -31,6 +32,10 @@ _PERSON_FIELDS = {
     "height_cm": re.compile(r"\bheight[^:=\n]{0,8}[:=]\s*([\d.]+)", re.IGNORECASE),
     "weight_kg": re.compile(r"\bweight[^:=\n]{0,8}[:=]\s*([\d.]+)", re.IGNORECASE),
 }
+_SUBJECT_FOLDER = re.compile(r"(?:patient|subject|[ps])[-_]?\d{3,}", re.IGNORECASE)
+_ACTIVITY = re.compile(r"<activity>:\s*(\w+)")
+# MIT-BIH writes age, sex and codes without names: `69 M 1085 1629 x1`.
+_MIT_BIH = re.compile(r"^\s*(\d{1,3})\s+([MF])\s+\d", re.MULTILINE)
 _PERSON_ID = re.compile(r"^\s*person\s*[:=]\s*(\S+)\s*$", re.IGNORECASE | re.MULTILINE)
 _SYNTHETIC = re.compile(r"\bSYNTHETIC\b")
 
@@ -46,19 +51,20 @@ def inner_headers(headers: Sequence[Path]) -> set[Path]:
 
 
 def files_of(header: Path) -> list[Path]:
-    """Give header, signal and segment files of a record, those that exist, in the order of the header."""
+    """Give header, annotations, signal and segment files of a record: those that exist, in the order of the header."""
     found = [header]
+    if (notes := header.with_suffix(".atr")).is_file():
+        found.append(notes)
     lines = _lines(header)
     multiple = bool(lines) and "/" in lines[0].split()[0]
-    for line in lines[1:]:
-        name = line.split()[0] if line.split() else "~"
+    for name in dict.fromkeys(line.split()[0] for line in lines[1:]):
         path = header.parent / (f"{name}.hea" if multiple else name)
-        if name != "~" and path.is_file() and path not in found:
+        if name != "~" and path.parent == header.parent and path != header and path.is_file():
             found += files_of(path) if multiple else [path]
     return found
 
 
-def read(path: Path, name: str, source: str) -> Iterator[Recording]:
+def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iterator[Recording]:
     """Read a record, a recording a segment.
 
     Parameters
@@ -69,36 +75,43 @@ def read(path: Path, name: str, source: str) -> Iterator[Recording]:
         Name of the record in the archive.
     source : str
         Institution family.
+    skipped : list of RecordError
+        Gets an entry for each segment that could not be read while others could.
 
     Raises
     ------
     RecordError
-        When header or signals cannot be read, with a reason code.
+        When nothing of the record can be read, with a reason code.
     """
     lines = _checked_lines(path)
-    fs_hz = _rate(lines[0].split())
     comments = "\n".join(_comments(path))
-    person, demographics = _person(path, comments), _demographics(comments)
+    person, demographics = _person(path, name, comments), _demographics(comments)
     if "/" not in lines[0].split()[0]:
         yield _recording(path, name, source, person, demographics, comments)
         return
-    start, readable, errors = 0, 0, []
-    for line in lines[1:]:
-        segment, length = line.split()[0], _integer(line.split()[1] if len(line.split()) > 1 else "")
-        inner = path.parent / f"{segment}.hea"
-        if segment != "~" and length > 1 and inner.exists():
-            try:
-                yield _recording(inner, f"{name}/{segment}", source, person, demographics, comments)
-                readable += 1
-            except RecordError as error:
-                errors.append(error)
-        start += length
-    if errors and not readable:
-        raise errors[0]
+    errors: list[RecordError] = []
+    readable = 0
+    for segment in _segments(lines):
+        try:
+            inner = path.parent / f"{segment}.hea"
+            if not inner.exists():
+                raise RecordError(f"segment {segment} of {path.name} is not there: fetch it", "missing_segment")
+            yield _recording(inner, f"{name}/{segment}", source, person, demographics, comments)
+            readable += 1
+        except RecordError as error:
+            errors.append(error)
     if not readable:
-        raise RecordError(
-            f"{path.name} has no segment with signals at {fs_hz:g} Hz: fetch its segment files", "no_segments"
-        )
+        raise errors[0] if errors else RecordError(f"{path.name} has no segment with signals", "no_segments")
+    skipped += errors
+
+
+def _segments(lines: Sequence[str]) -> Iterator[str]:
+    """Give the segments of a multi-segment header that hold signals: neither gaps (`~`) nor a layout (length 0)."""
+    for line in lines[1:]:
+        segment, *rest = line.split()
+        # One sample is how MIMIC marks a change of setup.
+        if segment != "~" and rest and _integer(rest[0]) > 1:
+            yield segment
 
 
 def _lines(path: Path) -> list[str]:
@@ -159,74 +172,96 @@ def _checked_lines(path: Path) -> list[str]:
     return lines[: count + 1]
 
 
-def _gains(lines: Sequence[str]) -> list[float]:
-    """Give each signal's gain as written; nan when the header has none."""
-    gains = []
-    for line in lines[1:]:
-        fields = line.split()
-        text = re.split(r"[(/]", fields[2])[0] if len(fields) > 2 else ""
+@dataclass(frozen=True)
+class _Channel:
+    """A signal line of a header: which column, its name, its gain as written (nan when there is none)."""
+
+    index: int
+    name: str
+    gain: float
+
+
+def _channels(lines: Sequence[str]) -> list[_Channel]:
+    """Give the ECG and PPG channels of a header: only they are read."""
+    found = []
+    for index, line in enumerate(lines[1:]):
+        fields = line.split(maxsplit=8)
+        name = fields[8].strip() if len(fields) > 8 else ""
+        if not (_PPG.match(name) or canonical_lead(name) or _OTHER_ECG.match(name)):
+            continue
         try:
-            gains.append(float(text))
+            gain = float(re.split(r"[(/]", fields[2])[0])
         except ValueError:
-            gains.append(math.nan)
-    return gains
+            gain = math.nan
+        found.append(_Channel(index, name, gain))
+    return found
 
 
 def _recording(path: Path, name: str, source: str, person: str, demographics: Demographics, comments: str) -> Recording:
-    import wfdb as library
-
     lines = _checked_lines(path)
-    for file in files_of(path):
-        if file.stat().st_size == 0:
-            raise RecordError(f"{file.name} is empty: fetch it again", "truncated")
-    try:
-        record = library.rdrecord(str(path.with_suffix("")), smooth_frames=False, physical=True)
-    except FileNotFoundError as error:
-        raise RecordError(f"{path.name} names a signal file that is not there: fetch it", "missing_file") from error
-    except Exception as error:  # wfdb raises every kind of error on odd input
-        raise RecordError(
-            f"{path.name} cannot be read ({type(error).__name__}): fetch it again", "unreadable"
-        ) from error
-    signals = tuple(_signals(record, _gains(lines)))
-    if not signals:
+    channels = _channels(lines)
+    if not channels:
         raise RecordError(f"{path.name} has neither an ECG nor a PPG (a signal named PLETH or PPG)", "no_signal")
+    record = _load(path, channels)
+    signals = tuple(_signals(record, channels))
+    if not signals:
+        raise RecordError(f"{path.name} has no sample of an ECG or a PPG: all are missing", "no_signal")
     return Recording(
         record=name,
         source=source,
         person=person,
         signals=signals,
         demographics=demographics,
-        r_peaks_s=_r_peaks(path, library),
+        r_peaks_s=_r_peaks(path),
         simulated=bool(_SYNTHETIC.search(comments)),
         provenance={"format": "wfdb"},
     )
 
 
-def _signals(record: Any, gains: Sequence[float]) -> Iterator[Signal]:
-    names = record.sig_name or []
-    for index, name in enumerate(names):
-        name = str(name or "")
-        lead = canonical_lead(name)
-        is_ppg = bool(_PPG.match(name.strip()))
-        if not (is_ppg or lead or _OTHER_ECG.match(name.strip())):
-            continue
-        samples = np.asarray(record.e_p_signal[index], dtype=np.float32)
+def _load(path: Path, channels: Sequence[_Channel]) -> Any:
+    """Read the channels by wfdb, each at its own rate; and refuse what is shorter than the header says."""
+    import wfdb as library
+
+    try:
+        record = library.rdrecord(
+            str(path.with_suffix("")), channels=[c.index for c in channels], smooth_frames=False, physical=True
+        )
+    except FileNotFoundError as error:
+        raise RecordError(f"{path.name} names a signal file that is not there: fetch it", "missing_file") from error
+    except Exception as error:  # wfdb raises every kind of error on odd input
+        raise RecordError(
+            f"{path.name} cannot be read ({type(error).__name__}): fetch it again", "unreadable"
+        ) from error
+    for samples, per_frame in zip(record.e_p_signal, record.samps_per_frame, strict=True):
+        if record.sig_len and len(samples) != record.sig_len * (per_frame or 1):
+            raise RecordError(f"a signal file of {path.name} is cut short: fetch it again", "truncated")
+    return record
+
+
+def _signals(record: Any, channels: Sequence[_Channel]) -> Iterator[Signal]:
+    for place, channel in enumerate(channels):
+        samples = np.asarray(record.e_p_signal[place], dtype=np.float32)
         if samples.size < 2 or not np.isfinite(samples).any():
             continue
-        fs_hz = float(record.fs) * int(record.samps_per_frame[index] or 1)
-        unit = str((record.units or [""])[index] or "")
-        kind = SignalKind.PPG if is_ppg else SignalKind.ECG
+        fs_hz = float(record.fs) * int(record.samps_per_frame[place] or 1)
+        unit = str(record.units[place] or "")
+        if _PPG.match(channel.name):
+            yield Signal(channel.name, SignalKind.PPG, samples, fs_hz, unit)
+            continue
+        factor = _TO_MILLIVOLT.get(unit.lower())
         # A gain of 0 or none means "uncalibrated" (WFDB header specification): no millivolt can be made of it.
-        known = not is_ppg and unit.lower() in _TO_MILLIVOLT and math.isfinite(gains[index]) and gains[index] != 0
-        if known:
-            samples, unit = samples * np.float32(_TO_MILLIVOLT[unit.lower()]), "mV"
-        elif not is_ppg:
-            unit = "unknown"
-        yield Signal(name, kind, samples, fs_hz, unit, 0.0, lead)
+        if factor is None or not math.isfinite(channel.gain) or channel.gain == 0:
+            factor, unit = 1.0, "unknown"
+        else:
+            unit = "mV"
+        scaled = samples * np.float32(factor)
+        yield Signal(channel.name, SignalKind.ECG, scaled, fs_hz, unit, 0.0, canonical_lead(channel.name))
 
 
-def _r_peaks(path: Path, library: Any) -> NDArray[np.float64] | None:
+def _r_peaks(path: Path) -> NDArray[np.float64] | None:
     """Read the beats of an `.atr` file next to the header."""
+    import wfdb as library
+
     if not path.with_suffix(".atr").exists():
         return None
     try:
@@ -239,25 +274,37 @@ def _r_peaks(path: Path, library: Any) -> NDArray[np.float64] | None:
     return np.asarray(beats, np.float64) / float(found.fs)
 
 
-def _person(path: Path, comments: str) -> str:
-    """Name the person: a `person:` comment, the folder when the record is named after it (MIMIC), or the record."""
-    stated = _PERSON_ID.search(comments)
-    if stated:
+def _person(path: Path, name: str, comments: str) -> str:
+    """Name the person, so that two records of one person get one name.
+
+    A `person:` comment; else the folder that names a subject (`p10014354`, `patient001`, `s25047`), the deepest; else
+    what the record name begins with, a folder's name (MIMIC-III) or what comes before the activity (PTT-PPG);
+    else the record name.
+    """
+    if stated := _PERSON_ID.search(comments):
         return stated.group(1)
-    return path.parent.name if path.stem.startswith(path.parent.name) and path.parent.name else path.stem
+    folders = [part for part in name.split("/")[:-1] if _SUBJECT_FOLDER.fullmatch(part)]
+    if folders:
+        return folders[-1]
+    if path.parent.name and path.stem.startswith(path.parent.name):
+        return path.parent.name
+    if activity := _ACTIVITY.search(comments):
+        return path.stem.removesuffix(f"_{activity.group(1)}")
+    return path.stem
 
 
 def _demographics(comments: str) -> Demographics:
     values: dict[str, Any] = {}
+    if unnamed := _MIT_BIH.search(comments):
+        values = {"age_years": parse_number(unnamed.group(1), "age_years"), "sex": parse_sex(unnamed.group(2))}
     for field, pattern in _PERSON_FIELDS.items():
-        found = pattern.search(comments)
-        if found is None:
-            continue
-        if field == "sex":
-            try:
-                values[field] = parse_sex(found.group(1))
-            except InputError:
-                values[field] = None
-        else:
-            values[field] = parse_number(found.group(1), field)
+        if found := pattern.search(comments):
+            values[field] = _sex(found.group(1)) if field == "sex" else parse_number(found.group(1), field)
     return Demographics(**values)
+
+
+def _sex(text: str) -> Sex | None:
+    try:
+        return parse_sex(text)
+    except InputError:
+        return None
