@@ -1,8 +1,10 @@
 """Ingest an archive with Ray Data: recordings to windows to shards, and a manifest when all is there."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from p2es.formats import RecordRef, content_files, find_records, read
 from p2es.segmenting import segment
 from p2es.windows import SCHEMA_VERSION, Window
 from p2es_platform import storage
-from p2es_platform.dataset import Dataset, Part, commit, finished_part, write_part
+from p2es_platform.dataset import Dataset, Part, commit, finished_part, is_whole, write_part
 from p2es_platform.settings import Settings
 from pipelines.recipes import IngestConfig, Recipe, fingerprint
 
@@ -57,98 +59,133 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
 
     A record that cannot be read goes to the quarantine table with its reason, and the run goes on. A run that is
     killed leaves finished shards, which the next run finds by their keys; until the manifest is written, readers see
-    the dataset as it was.
+    the dataset as it was. A shard that was lost since is made again.
 
     Parameters
     ----------
+    recipe : Recipe
+    settings : Settings
     archive : str
         Folder or file.
     name : str, optional
-        Of the dataset; the recipe's for its own archive, else the archive's.
+        Of the dataset; without one, made from the archive and the configuration.
+
+    Raises
+    ------
+    InputError
+        When the archive holds nothing to read.
+    DatasetError
+        When another process writes the dataset, it was made with another configuration, a record has changed since,
+        no window could be made, or there is no space.
     """
     url = settings.path("datasets", name or _name(recipe, archive))
     records = find_records(archive)
+    how = _how(recipe.ingest, settings)
     with storage.writer_lock(url):
-        old = list(Dataset.open(url).parts) if storage.exists(storage.join(url, "manifest.json")) else []
-        _check_same(url, recipe.ingest, old)
-        known = {(record, digest) for part in old for record, digest in part.records.items()}
-        new = [r for r in _with_digests(records) if (r[0].name, r[1]) not in known]
-        _check_unchanged(new, {record for record, _ in known}, url)
+        old = _old_parts(url, how)
+        new = _new_records(records, old, recipe.ingest, settings, url)
         parts = _read_all(new, recipe, settings, url) if new else []
-        how = {**_how(recipe.ingest), "shares": [recipe.ingest.validation_share, recipe.ingest.test_share]}
         dataset = commit(url, [*old, *parts], how) if parts else Dataset.open(url)
     return _result(dataset, reused=not parts)
 
 
-def _how(config: IngestConfig) -> dict[str, Any]:
-    """Give what of the configuration decides the bytes of the windows."""
+def _how(config: IngestConfig, settings: Settings) -> dict[str, Any]:
+    """Give what decides the bytes of the windows, the secret of the ids included (by a hash of 32 bits)."""
+    return {**_chosen(config), "secret": settings.hashed_id("dataset")[:8]}
+
+
+def _chosen(config: IngestConfig) -> dict[str, Any]:
     values = asdict(config)
     return {key: values[key] for key in ("source", "step_s", "salt", "validation_share", "test_share")}
 
 
 def _name(recipe: Recipe, archive: str) -> str:
-    folder = Path(archive).resolve().name
-    own = folder.startswith(f"{recipe.name}-")
-    base = folder if own else f"{recipe.ingest.source}-{Path(folder).stem}"
-    return f"{base}-{fingerprint(_how(recipe.ingest), SCHEMA_VERSION)[:8]}"
+    """Name the dataset of an archive: the simulated one's is known by its name, any other's by its place too."""
+    place = Path(archive).resolve()
+    own = place.name.startswith(f"{recipe.name}-")
+    base, where = (place.name, "") if own else (f"{recipe.ingest.source}-{place.stem}", str(place))
+    return f"{base}-{fingerprint(_chosen(recipe.ingest), where, SCHEMA_VERSION)[:8]}"
 
 
-def _check_same(url: str, config: IngestConfig, old: Sequence[Part]) -> None:
-    if not old:
-        return
-    written = Dataset.open(url).manifest["ingest"]
-    differs = [key for key, value in _how(config).items() if written.get(key) != value]
+def _old_parts(url: str, how: Mapping[str, Any]) -> list[Part]:
+    """Give the parts that the dataset has already and that are whole."""
+    if not storage.exists(storage.join(url, "manifest.json")):
+        return []
+    dataset = Dataset.open(url)
+    differs = [key for key, value in how.items() if dataset.manifest["ingest"].get(key) != value]
     if differs:
         raise DatasetError(f"{url} was ingested with another {differs[0]}: give the new one its own --name")
+    return [part for part in dataset.parts if is_whole(url, part)]
 
 
-def _check_unchanged(new: Sequence[tuple[RecordRef, str]], known: set[str], url: str) -> None:
-    changed = [reference.name for reference, _ in new if reference.name in known]
-    if changed:
-        raise DatasetError(
-            f"{changed[0]} changed since it was ingested into {url}: ingest the archive under a new --name"
-        )
+@dataclass(frozen=True)
+class _Record:
+    """A record to read: where it is, its hashed id, the hash of its bytes, the record it is a copy of."""
+
+    reference: RecordRef
+    id: str
+    digest: str
+    copy_of: str | None = None
 
 
-def _with_digests(records: Sequence[RecordRef]) -> list[tuple[RecordRef, str]]:
-    return [(record, _digest(record)) for record in tqdm(records, desc="read keys", unit="record", leave=False)]
+def _new_records(
+    records: Sequence[RecordRef], old: Sequence[Part], config: IngestConfig, settings: Settings, url: str
+) -> list[_Record]:
+    """Give the records that the dataset has not yet; of those with the same bytes, the first is read."""
+    known = {record: digest for part in old for record, digest in part.records.items()}
+    first = dict.fromkeys(known.values(), "another record")
+    new = []
+    for reference, digest in zip(records, _digests(records), strict=True):
+        record = settings.hashed_id(config.source, "file", reference.name)
+        if record not in known:
+            new.append(_Record(reference, record, digest, first.get(digest)))
+            first.setdefault(digest, reference.name)
+        elif known[record] != digest:
+            raise DatasetError(
+                f"{reference.name} changed since it was ingested into {url}: ingest the archive under a new --name"
+            )
+    return new
+
+
+def _digests(records: Sequence[RecordRef]) -> list[str]:
+    # Hashing gives up the interpreter's lock: threads use all cores.
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(_digest, records)
+        return list(tqdm(found, total=len(records), desc="read keys", unit="record", leave=False))
 
 
 def _digest(record: RecordRef) -> str:
-    """Hash the bytes of a record's files."""
+    """Hash the bytes of a record's files; their names do not count, so that a renamed copy is known as one."""
     digest = hashlib.sha256()
     for path in content_files(record):
-        digest.update(path.name.encode())
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def _read_all(new: Sequence[tuple[RecordRef, str]], recipe: Recipe, settings: Settings, url: str) -> list[Part]:
+def _read_all(new: Sequence[_Record], recipe: Recipe, settings: Settings, url: str) -> list[Part]:
     """Let Ray Data read the records, a task a batch; collect what each made."""
     import ray.data
 
     size = recipe.ingest.records_per_task
     # Batches are cut from the sorted list, so that any order of inputs and number of workers makes the same shards.
-    batches = [{"records": [asdict(r) | {"digest": d} for r, d in new[k : k + size]]} for k in range(0, len(new), size)]
-    settings.hashed_id("draws the secret before any task needs it")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    made = ray.data.from_items(batches, override_num_blocks=len(batches)).map(
-        _Task(recipe.ingest, settings, url), num_cpus=1
-    )
+    batches = [{"batch": json.dumps([asdict(r) for r in new[k : k + size]])} for k in range(0, len(new), size)]
+    context = ray.data.DataContext.get_current()
+    shown, context.enable_progress_bars = context.enable_progress_bars, False
     parts = []
-    with tqdm(total=len(new), desc="ingest", unit="record") as bar:
-        for row in made.iter_rows():
-            parts.append(Part.from_dict(_plain(row["part"])))
-            bar.update(len(parts[-1].records))
+    try:
+        made = ray.data.from_items(batches, override_num_blocks=len(batches)).map(
+            _Task(recipe.ingest, settings, url), num_cpus=1
+        )
+        with tqdm(total=len(new), desc="ingest", unit="record") as bar:
+            for row in made.iter_rows():
+                if row["error"]:
+                    raise DatasetError(row["error"])
+                parts.append(Part.from_dict(json.loads(row["part"])))
+                bar.update(len(parts[-1].records))
+    finally:
+        context.enable_progress_bars = shown
     return parts
-
-
-def _plain(value: Any) -> Any:
-    import json
-
-    return json.loads(value)
 
 
 @dataclass(frozen=True)
@@ -164,49 +201,57 @@ class _Task:
     url: str
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
-        import json
-
-        references = [(RecordRef(r["path"], r["format"], r["name"]), r["digest"]) for r in row["records"]]
-        digests = {reference.name: digest for reference, digest in references}
-        key = fingerprint(_how(self.config), SCHEMA_VERSION, sorted(digests.items()))
-        part = finished_part(self.url, key)
-        if part is None:
-            windows: list[Window] = []
-            left_out: list[dict[str, Any]] = []
-            for reference, _ in references:
-                self._record(reference, windows, left_out)
-            part = write_part(self.url, key, self.config.source, digests, windows, left_out)
-        return {"part": json.dumps(asdict(part))}
-
-    def _record(self, reference: RecordRef, windows: list[Window], left_out: list[dict[str, Any]]) -> None:
-        def leave_out(what: str, reason: str, detail: str, count: int = 1) -> None:
-            source = self.config.source
-            left_out.append(
-                {
-                    "record": reference.name,
-                    "source": source,
-                    "what": what,
-                    "reason": reason,
-                    "detail": detail,
-                    "count": count,
-                }
-            )
-
         try:
-            for recording in read(reference, self.config.source):
+            records = [_Record(**{**r, "reference": RecordRef(**r["reference"])}) for r in json.loads(row["batch"])]
+            return {"part": json.dumps(asdict(self.part(records))), "error": ""}
+        except DatasetError as error:
+            # As a value: an exception would reach the driver as Ray's own, with a traceback around it.
+            return {"part": "", "error": str(error)}
+
+    def part(self, records: Sequence[_Record]) -> Part:
+        """Make the part of a batch, or find what an earlier run made of it."""
+        how = _how(self.config, self.settings)
+        key = fingerprint(how, SCHEMA_VERSION, sorted((r.id, r.digest, bool(r.copy_of)) for r in records))
+        found = finished_part(self.url, key)
+        if found is not None:
+            return found
+        windows: list[Window] = []
+        left_out: list[dict[str, Any]] = []
+        for record in records:
+            windows += self._windows(record, left_out)
+        digests = {record.id: record.digest for record in records}
+        return write_part(self.url, key, self.config.source, digests, windows, left_out)
+
+    def _windows(self, record: _Record, left_out: list[dict[str, Any]]) -> list[Window]:
+        """Cut a record into windows; add to `left_out` what cannot be used."""
+        windows: list[Window] = []
+        skipped: list[RecordError] = []
+
+        def leave_out(what: str, reason: str, detail: str, count: int = 1) -> None:
+            row = {"record": record.reference.name, "source": self.config.source, "what": what}
+            left_out.append({**row, "reason": reason, "detail": detail, "count": count})
+
+        if record.copy_of is not None:
+            leave_out("record", "duplicate", f"has the bytes of {record.copy_of}")
+            return windows
+        try:
+            for recording in read(record.reference, self.config.source, skipped):
                 try:
                     split = split_of(self.config, recording.person)
                     cut = segment(recording, step_s=self.config.step_s, ids=self.settings.hashed_id, split=split)
                 except RecordError as error:
-                    leave_out("recording", error.reason, f"{recording.record}: {error}")
+                    leave_out("recording", error.reason, str(error))
                     continue
                 windows.extend(cut.windows)
-                for reason, count in Counter(cut.rejected).items():
+                for reason, count in cut.rejected.items():
                     leave_out("window", reason, recording.record, count)
         except RecordError as error:
             leave_out("record", error.reason, str(error))
         except Exception as error:  # noqa: BLE001 - one record must not cost the others; the reason is kept
             leave_out("record", "unexpected", f"{type(error).__name__}: {error}")
+        for reason, count in Counter(error.reason for error in skipped).items():
+            leave_out("segment", reason, next(str(e) for e in skipped if e.reason == reason), count)
+        return windows
 
 
 def _result(dataset: Dataset, *, reused: bool) -> IngestResult:

@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from p2es.errors import DatasetError
-from p2es.windows import SCHEMA_VERSION, Window, WindowStore, check_schema, collate, decode, encode
+from p2es.windows import SCHEMA_VERSION, Window, WindowBatch, WindowStore, check_schema, collate, decode, encode
 from p2es_platform import storage
 
 FORMAT = "p2es-dataset"
@@ -38,6 +40,8 @@ QUARANTINE_SCHEMA = pa.schema(
 _PEOPLE = ["person", "split", "age_years", "sex", "height_cm", "weight_kg"]
 # Windows a row group: a reader that wants a few windows need not decode a whole shard.
 _ROW_GROUP = 64
+# Windows held as float32 at a time: 17 MB.
+_DECODE_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Part:
     key : str
         Of the contents of the records and of how they were read.
     records : dict
-        Record name to the sha256 of its files.
+        Hashed id of each record, read well or badly, to the sha256 of its files.
     shards : tuple of Shard
     quarantine : str or None
         Path of the table of what was left out.
@@ -101,8 +105,8 @@ class Dataset:
         found = (manifest.get("format"), manifest.get("version"), manifest.get("schema_version"))
         if found != (FORMAT, VERSION, SCHEMA_VERSION):
             raise DatasetError(
-                f"{url} is {found[0]} {found[1]} with window schema {found[2]}, this p2es reads {FORMAT} {VERSION} with "
-                f"{SCHEMA_VERSION}: ingest again"
+                f"{url} is {found[0]} {found[1]} with window schema {found[2]}, this p2es reads {FORMAT} {VERSION} "
+                f"with {SCHEMA_VERSION}: ingest again"
             )
         return cls(url, manifest)
 
@@ -132,19 +136,25 @@ class Dataset:
             check_schema(table.schema)
             yield table
 
+    def rows(self, split: str) -> int:
+        """Count the windows of a split."""
+        return sum(shard.rows for shard in self.shards(split))
+
     def store(self, split: str, *, channels: int = 1, limit: int | None = None) -> WindowStore:
-        """Read a split into memory, 34 kB a window."""
+        """Read a split into memory, 34 kB a window; with a `limit`, that many windows spread evenly over it."""
+        total = self.rows(split)
+        if total == 0:
+            raise DatasetError(f"{self.url} has no {split} windows: ingest more people, or raise the split's share")
+        kept = np.linspace(0, total - 1, min(limit or total, total)).round().astype(np.int64)
+        return WindowStore.from_batches(self._batches(split, kept, channels))
 
-        def batches() -> Iterator[Any]:
-            left = limit if limit is not None else -1
-            for table in self.read_windows(split):
-                if left == 0:
-                    return
-                table = table if left < 0 else table.slice(0, left)
-                left = left if left < 0 else left - table.num_rows
-                yield collate(decode(table), channels)
-
-        return WindowStore.from_batches(batches())
+    def _batches(self, split: str, kept: NDArray[np.int64], channels: int) -> Iterator[WindowBatch]:
+        seen = 0
+        for table in self.read_windows(split):
+            mine = kept[(kept >= seen) & (kept < seen + table.num_rows)] - seen
+            seen += table.num_rows
+            for start in range(0, len(mine), _DECODE_ROWS):
+                yield collate(decode(table.take(mine[start : start + _DECODE_ROWS])), channels)
 
     def people(self, split: str | None = None) -> pa.Table:
         """Give one row a person: person, split, age_years, sex, height_cm, weight_kg; sorted by person."""
@@ -169,7 +179,7 @@ class Dataset:
             try:
                 data = storage.read_bytes(storage.join(self.url, shard.path))
             except FileNotFoundError as error:
-                raise DatasetError(f"{shard.path} of {self.url} is missing: ingest again") from error
+                raise DatasetError(f"{shard.path} of {self.url} is missing: ingest again, which remakes it") from error
             if hashlib.sha256(data).hexdigest() != shard.sha256:
                 raise DatasetError(f"{shard.path} of {self.url} is corrupt: remove it and ingest again")
             table = pq.read_table(io.BytesIO(data), columns=["window_id", "person"])
@@ -202,8 +212,13 @@ def finished_part(url: str, key: str) -> Part | None:
         part = Part.from_dict(json.loads(storage.read_bytes(storage.join(url, "parts", f"{key}.json"))))
     except (FileNotFoundError, ValueError):
         return None
-    files = [shard.path for shard in part.shards] + ([part.quarantine] if part.quarantine else [])
-    return part if all(storage.exists(storage.join(url, path)) for path in files) else None
+    return part if is_whole(url, part) else None
+
+
+def is_whole(url: str, part: Part) -> bool:
+    """Tell whether all files of a part are there, the shards in the size they were written (`verify` reads them)."""
+    shards = all(storage.size(storage.join(url, shard.path)) == shard.bytes for shard in part.shards)
+    return shards and (part.quarantine is None or storage.exists(storage.join(url, part.quarantine)))
 
 
 def write_part(

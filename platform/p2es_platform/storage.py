@@ -74,6 +74,17 @@ def exists(url: str) -> bool:
     return bool(filesystem.exists(path))
 
 
+def size(url: str) -> int | None:
+    """Give the size of a file in bytes; None when there is no such file."""
+    try:
+        if is_local(url):
+            return Path(url).stat().st_size
+        filesystem, path = fsspec.core.url_to_fs(url)
+        return int(filesystem.size(path))
+    except FileNotFoundError:
+        return None
+
+
 def listing(url: str) -> list[str]:
     """Give the names in a folder, sorted; none when there is no folder."""
     if is_local(url):
