@@ -269,8 +269,11 @@ def translate(args: TranslateArgs, settings: Settings) -> int:
         with _ray(named("demo"), settings):
             result = stage.dataset(args.path, str(chosen.folder), chosen.version, settings, options)
     else:
+        from pipelines.threads import all_cores
+
         loaded = stage.LoadedModel(P2Es.load(Path(chosen.folder)), chosen.version, chosen.sha256)
-        result = stage.files(args.path, loaded, settings, options, person)
+        with all_cores():
+            result = stage.files(args.path, loaded, settings, options, person)
     print(f"{result.windows} windows drawn by version {chosen.version}, SYNTHETIC, in {result.folder}")
     for path in result.figures:
         print(f"  {path}")

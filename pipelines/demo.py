@@ -58,9 +58,8 @@ def prepare(recipe: Recipe, settings: Settings, teller: Teller) -> Prepared:
             say(f"{people.people} people as WFDB files{_again(people)}")
     with teller.stage("ingest") as say:
         data = ingest.run(recipe, settings, archive=archive)
-        say(
-            f"{data.windows} windows of {data.people} people, {sum(data.quarantined.values())} quarantined{_again(data)}"
-        )
+        left_out = sum(data.quarantined.values())
+        say(f"{data.windows} windows of {data.people} people, {left_out} quarantined{_again(data)}")
     with teller.stage("group") as say:
         groups = group.run(recipe, settings, data.url)
         say(f"{groups.neighbours} neighbours of {groups.people} people, {groups.clusters} clusters{_again(groups)}")

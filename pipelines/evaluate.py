@@ -35,6 +35,7 @@ from p2es_platform.dataset import Dataset
 from p2es_platform.registry import folder_sha256
 from p2es_platform.settings import Settings
 from pipelines.recipes import Recipe, fingerprint
+from pipelines.threads import all_cores
 
 SPLIT = "test"
 # Part of the fingerprint: a change of what is measured must not reuse an old report.
@@ -119,7 +120,8 @@ def run(
     model = P2Es.load(Path(model_folder))
     batch, left_out = _test_windows(dataset, recipe)
     systems = _systems(recipe, model, batch, dataset)
-    rows, refused = _measure_all(systems, batch, recipe)
+    with all_cores():
+        rows, refused = _measure_all(systems, batch, recipe)
     source = Source(
         recipe=recipe.name,
         dataset_hash=dataset.hash,

@@ -64,11 +64,11 @@ class GroupConfig:
 class EvaluateConfig:
     """How a model is measured on unseen people."""
 
-    max_windows: int = 160
+    max_windows: int = 90
     """Test windows, taken evenly over people."""
     samples: int = 20
     """Draws a window: at least 20, for the band."""
-    calibration_windows: int = 80
+    calibration_windows: int = 40
     """Validation windows that calibrate the band (split conformal)."""
     bootstrap: int = 1000
     """Bootstrap draws over people for the intervals."""
@@ -145,7 +145,7 @@ def fingerprint(*parts: object) -> str:
 
 def demo() -> Recipe:
     """Simulate, train and serve on two cores in under ten minutes: the embedded default."""
-    return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=270.0))
+    return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=240.0))
 
 
 def small() -> Recipe:

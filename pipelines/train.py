@@ -28,6 +28,7 @@ from p2es_platform.settings import Settings
 from p2es_platform.tracking import Tracker
 from pipelines import group as grouping
 from pipelines.recipes import Recipe, fingerprint
+from pipelines.threads import all_cores
 
 log = logging.getLogger(__name__)
 
@@ -220,17 +221,13 @@ def _finish(recipe: Recipe, dataset: Dataset, checkpoint: Path, folder: Path, li
     model.denoiser.eval()
     simulated = all(shard.simulated for shard in dataset.shards("train"))
     model.provenance = {**lineage, "trained_on_simulated_people_only": simulated}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(int(ray.cluster_resources().get("CPU", 2)) // 2, 1))
-    try:
+    with all_cores():
         model.calibrate(
             dataset.store("validation", channels=recipe.network.ppg_channels),
             windows=recipe.evaluate.calibration_windows,
             samples=recipe.evaluate.samples,
             evaluations=recipe.serve.evaluations,
         )
-    finally:
-        torch.set_num_threads(threads)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=folder.parent))
     try:
