@@ -9,10 +9,8 @@ import pytest
 def pytest_configure(config):
     # ray.serve 2.60 says this of its own models at import, before any test's filter holds.
     config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
-    # ray.init leaves sockets and log files of its child processes to the garbage collector.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
-    config.addinivalue_line("filterwarnings", "ignore:subprocess .* is still running:ResourceWarning")
-    config.addinivalue_line("filterwarnings", "ignore:.*RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO:FutureWarning")
+    # ray.data 2.60 fills its DataContext with settings that it deprecates itself.
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:ray\\.data\\..*")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
