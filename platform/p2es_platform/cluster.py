@@ -40,7 +40,7 @@ def connect(
     object_store_mb : int
         Object store of the local Ray, in units of 1e6 bytes.
     dashboard : bool
-        Start the dashboard as well (817 instead of 625 MB); Ray Train complains every second without it.
+        Start the dashboard as well (817 instead of 625 MB). Ray Train works without it.
 
     Raises
     ------
