@@ -11,6 +11,8 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field`:DeprecationWarning")
     # ray.data 2.60 fills its DataContext with settings that it deprecates itself.
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:ray\\.data\\..*")
+    # wfdb 4.3 calls pandas in a way that pandas 3 deprecates, already at its import.
+    config.addinivalue_line("filterwarnings", "ignore:The inplace keyword:DeprecationWarning")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
