@@ -35,9 +35,7 @@ def brute(index, queries, k):
     return np.sort(squared, axis=1)[:, :k]
 
 
-@pytest.mark.parametrize(
-    ("n", "k", "shards"), [(2, 10, 2), (7, 10, 3), (300, 10, 1), (300, 10, 4), (50, 1, 7)]
-)
+@pytest.mark.parametrize(("n", "k", "shards"), [(2, 10, 2), (7, 10, 3), (300, 10, 1), (300, 10, 4), (50, 1, 7)])
 def test_the_neighbours_are_the_nearest_others(local_ray, n, k, shards):
     index, queries = coordinates(people(n))
     rows, squared = k_nearest(index, queries, k, shards=shards)
@@ -191,9 +189,7 @@ def test_only_training_people_are_grouped(local_ray, settings, tmp_path, whole_y
 def test_the_same_data_and_settings_are_grouped_once(local_ray, settings, tmp_path, whole_years):
     made = stored(str(tmp_path / "set"), whole_years)
     first = group.run(with_group(), settings, made.url)
-    assert group.run(with_group(query_shards=3), settings, made.url) == dataclasses.replace(
-        first, reused=True
-    )
+    assert group.run(with_group(query_shards=3), settings, made.url) == dataclasses.replace(first, reused=True)
     assert group.run(with_group(neighbours=6), settings, made.url).url != first.url
     older = stored(str(tmp_path / "other"), np.where(whole_years > 30, whole_years + 1, whole_years))
     assert Path(group.run(with_group(), settings, older.url).url).name != Path(first.url).name

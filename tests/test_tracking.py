@@ -76,16 +76,12 @@ def test_a_failed_run_is_resumed_and_a_finished_one_stays_finished(uri, tmp_path
 
 def test_the_run_says_what_was_trained_on_what(uri, tmp_path):
     tracker = start(uri, tmp_path)
-    start(
-        uri, tmp_path, params={"train": {"batch": 128, "new": 1}}
-    )  # a changed value must not break a resume
+    start(uri, tmp_path, params={"train": {"batch": 128, "new": 1}})  # a changed value must not break a resume
     run = mlflow.MlflowClient(tracking_uri=uri).get_run(tracker.run_id)
     assert run.data.params == {"train.batch": "64", "train.rates.first": "0.1", "train.new": "1"}
     assert run.data.tags["p2es.recipe"] == "demo"
     assert [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs] == [("demo", DIGEST)]
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     if head.returncode == 0:
         assert run.data.tags["p2es.git_commit"].removesuffix("-dirty") == head.stdout.strip()
 

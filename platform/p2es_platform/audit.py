@@ -57,11 +57,7 @@ def read(folder: str) -> list[Entry]:
         When one is missing, unreadable or was changed.
     """
     fs, root = fsspec.core.url_to_fs(folder)
-    found = (
-        sorted(Path(p).name for p in fs.ls(root, detail=False) if p.endswith(".json"))
-        if fs.exists(root)
-        else []
-    )
+    found = sorted(Path(p).name for p in fs.ls(root, detail=False) if p.endswith(".json")) if fs.exists(root) else []
     entries: list[Entry] = []
     previous = ""
     for number, name in enumerate(found, start=1):
@@ -73,9 +69,7 @@ def read(folder: str) -> list[Entry]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"the audit entry {name} cannot be read: restore it from a copy") from error
         if sealed != (_FORMAT, 1, previous) or entry.number != number or name != _name(number):
-            raise ModelError(
-                f"the audit does not hold together at {name}: an entry was changed or is missing"
-            )
+            raise ModelError(f"the audit does not hold together at {name}: an entry was changed or is missing")
         entries.append(entry)
         previous = hashlib.sha256(raw).hexdigest()
     return entries

@@ -90,18 +90,14 @@ def _started(settings: Settings, cpus: int, object_store_mb: int, dashboard: boo
 def _joined(settings: Settings) -> Iterator[None]:
     address = settings.ray_address or ""
     if address.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"RAY_ADDRESS={address} takes jobs only: run this command by `p2es submit -- <command>`"
-        )
+        raise ConfigError(f"RAY_ADDRESS={address} takes jobs only: run this command by `p2es submit -- <command>`")
     require_listener(address)
     extra = {} if _IN_JOB in os.environ else {"runtime_env": {"env_vars": worker_environment(settings)}}
     try:
         ray.init(address=address, logging_level=logging.WARNING, **extra)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise RemoteError(
-            f"no Ray cluster at RAY_ADDRESS={address} ({first}): correct it or unset it"
-        ) from error
+        raise RemoteError(f"no Ray cluster at RAY_ADDRESS={address} ({first}): correct it or unset it") from error
     try:
         yield
     finally:
@@ -122,15 +118,11 @@ def require_listener(address: str, timeout_s: float = 5.0) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise ConfigError(
-            f"RAY_ADDRESS={address} is not an address: write host:6379, auto or http://host:8265"
-        )
+        raise ConfigError(f"RAY_ADDRESS={address} is not an address: write host:6379, auto or http://host:8265")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
     except (OSError, OverflowError) as error:
-        raise RemoteError(
-            f"no Ray cluster at RAY_ADDRESS={address} ({error}): correct it or unset it"
-        ) from error
+        raise RemoteError(f"no Ray cluster at RAY_ADDRESS={address} ({error}): correct it or unset it") from error
 
 
 def _short_temp_dir() -> Path:
@@ -141,6 +133,4 @@ def _short_temp_dir() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="ray-", dir=base))
     except OSError as error:
-        raise ConfigError(
-            f"no temporary folder can be made in {base} ({error.strerror}): set TMPDIR"
-        ) from error
+        raise ConfigError(f"no temporary folder can be made in {base} ({error.strerror}): set TMPDIR") from error

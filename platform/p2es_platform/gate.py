@@ -165,9 +165,7 @@ def _model_check(report: Mapping[str, Any], sha256: str) -> Check:
     return Check("model", claim, measured, found == sha256, True)
 
 
-def _compare(
-    report: Mapping[str, Any], champion: Mapping[str, Any] | None
-) -> tuple[bool, str, tuple[Check, ...]]:
+def _compare(report: Mapping[str, Any], champion: Mapping[str, Any] | None) -> tuple[bool, str, tuple[Check, ...]]:
     """Compare with the champion where both were measured on the same dataset and split.
 
     The version may be worse by no more than its own interval: the champion's value is not above its end.

@@ -57,8 +57,7 @@ def k_nearest(
     shared = ray.put(faiss.serialize_index(flat))
     starts = np.linspace(0, n, min(shards, n) + 1).astype(int)
     tasks = [
-        _search.remote(shared, np.ascontiguousarray(queries[a:b], np.float32), int(a), k)
-        for a, b in pairwise(starts)
+        _search.remote(shared, np.ascontiguousarray(queries[a:b], np.float32), int(a), k) for a, b in pairwise(starts)
     ]
     parts = ray.get(tasks)
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([squared for _, squared in parts])
@@ -115,16 +114,12 @@ def check_against_scipy(
         raise RuntimeError("FAISS gave a person as its own neighbour")
     difference = float(max(np.abs(found - expected).max(), np.abs(found - direct).max()))
     # float32 keeps 7 digits of the coordinates.
-    if not np.allclose(found, expected, rtol=1e-5, atol=1e-5) or not np.allclose(
-        found, direct, rtol=1e-5, atol=1e-5
-    ):
+    if not np.allclose(found, expected, rtol=1e-5, atol=1e-5) or not np.allclose(found, direct, rtol=1e-5, atol=1e-5):
         raise RuntimeError(f"FAISS and SciPy differ by {difference:.3g} in a squared distance")
     return {"people": float(len(people)), "largest_difference": difference}
 
 
-def clusters(
-    coordinates: NDArray[np.float32], k: int, seed: int = 0
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def clusters(coordinates: NDArray[np.float32], k: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Cluster people by k-means; the same seed gives the same clusters.
 
     Parameters

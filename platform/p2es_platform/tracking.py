@@ -53,9 +53,7 @@ def connect(tracking_uri: str) -> mlflow.MlflowClient:
     elif tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     elif "://" not in tracking_uri:
-        raise ConfigError(
-            f"MLFLOW_TRACKING_URI={shown} is not an address: write http://host:5000 or sqlite:///file"
-        )
+        raise ConfigError(f"MLFLOW_TRACKING_URI={shown} is not an address: write http://host:5000 or sqlite:///file")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -63,9 +61,7 @@ def connect(tracking_uri: str) -> mlflow.MlflowClient:
         client = mlflow.MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
     except MLFLOW_ERRORS as error:
-        raise RemoteError(
-            f"MLflow at {shown} cannot be used ({first_line(error)}): check the address"
-        ) from error
+        raise RemoteError(f"MLflow at {shown} cannot be used ({first_line(error)}): check the address") from error
     return client
 
 
@@ -88,9 +84,7 @@ def _require_answer(tracking_uri: str) -> None:
         status = requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=5).status_code
     except requests.RequestException as error:
         reason = type(error).__name__
-        raise RemoteError(
-            f"MLflow at {shown} does not answer ({reason}): start it or correct the address"
-        ) from error
+        raise RemoteError(f"MLflow at {shown} does not answer ({reason}): start it or correct the address") from error
     if status >= 500:
         raise RemoteError(f"MLflow at {shown} answers {status}: look at its log")
 
@@ -263,9 +257,7 @@ class Tracker:
         try:
             self._client.log_artifacts(self.run_id, str(folder), name)
         except MLFLOW_ERRORS as error:
-            raise RemoteError(
-                f"MLflow did not take {folder.name} ({first_line(error)}): run again"
-            ) from error
+            raise RemoteError(f"MLflow did not take {folder.name} ({first_line(error)}): run again") from error
 
     def finish(self, status: str) -> None:
         """Send what waits and end the run as FINISHED, FAILED or KILLED; warn when that fails."""
