@@ -72,7 +72,10 @@ class P2Es:
         """Make an untrained model; the same seed gives the same weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(Denoiser(network, diffusion), units)
+            denoiser = Denoiser(network, diffusion)
+        spectrum = torch.tensor(units.spectrum)
+        denoiser.deblur.spectrum.copy_(spectrum.clamp_min(1e-5 * float(spectrum.max())))
+        return cls(denoiser, units)
 
     def objective(self, config: TrainConfig) -> Objective:
         """Give what training minimises."""
@@ -138,7 +141,7 @@ class P2Es:
         """Set the band's inflation on windows that were not trained on, and give it."""
         rows = spread_over_people(dataset.person, windows)
         batch = dataset.batch(rows)
-        good = batch.ppg_mask.any(axis=1) & batch.lead_mask.any(axis=1)
+        good = np.flatnonzero(batch.ppg_mask.any(axis=1) & batch.lead_mask.any(axis=1))
         batch = batch.take(good)
         seeds = [int(row) for row in rows[good]]
         draws = self._draw(batch.ppg, batch.ppg_mask, batch.people, None, samples, evaluations, seeds)
@@ -222,7 +225,8 @@ class P2Es:
         for start in range(0, len(ppg), per_call):
             part = slice(start, start + per_call)
             given = None if known is None else np.repeat(known[part], samples, axis=0)
-            pulses, masks, who = (np.repeat(a[part], samples, axis=0) for a in (ppg, ppg_mask, people))
+            pulses = np.repeat(ppg[part], samples, axis=0)
+            masks, who = np.repeat(ppg_mask[part], samples, axis=0), np.repeat(people[part], samples, axis=0)
             keys = [(seed, k) for seed in seeds[part] for k in range(samples)]
             drawn = [
                 self._chunk(
@@ -267,9 +271,8 @@ class P2Es:
 
 def _with_known(ecg: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give recorded independent leads back as they came, to the last bit."""
-    rows = np.isfinite(known[:, INDEPENDENT_INDEX]).all(axis=-1)
-    for window, present in enumerate(rows):
-        back = INDEPENDENT_INDEX[present]
+    for window, leads in enumerate(known[:, INDEPENDENT_INDEX]):
+        back = INDEPENDENT_INDEX[np.isfinite(leads).all(axis=-1)]
         ecg[window, back] = known[window, back]
     return ecg
 

@@ -42,6 +42,9 @@ class Objective(nn.Module):
     The factor 1/2 makes the slope of white noise count as much as its value.
     """
 
+    lift: Tensor
+    spectrum: Tensor
+
     def __init__(self, denoiser: Denoiser, config: ObjectiveConfig, lead_scale_mv: Tensor, spectrum: Tensor) -> None:
         super().__init__()
         self.denoiser, self.config = denoiser, config

@@ -284,7 +284,7 @@ def translate(args: TranslateArgs, settings: Settings) -> int:
 
 def _person(args: TranslateArgs) -> Demographics | None:
     """Read the person of the command line; None when nothing was said."""
-    if args.age is args.sex is args.height_cm is args.weight_kg is None:
+    if all(value is None for value in (args.age, args.sex, args.height_cm, args.weight_kg)):
         return None
     age = None
     if args.age is not None:

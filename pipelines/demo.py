@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from p2es import plot
 from p2es.demographics import Demographics
@@ -33,7 +34,8 @@ class Teller:
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[str], None]]:
         """Time a stage; what it says inside is printed with its number and seconds at its end."""
-        started, said = time.monotonic(), []
+        said: list[str] = []
+        started = time.monotonic()
         yield said.append
         self.seconds[name] = time.monotonic() - started
         number = STAGES.index(name) + 1
@@ -127,6 +129,7 @@ def answer(recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller) 
         ) as endpoint:
             client = Client(endpoint.url, token=endpoint.token)
             reply = client.translate(_ppg(window), fs_hz=FS_HZ, seed=0, **_person(window.demographics))
+        assert reply.ecg_mv is not None
         path = Path(settings.path("translations", "demo", "ecg.png"))
         path.parent.mkdir(parents=True, exist_ok=True)
         title = f"Unseen simulated person, {_describe(window.demographics)}: drawn by p2es version {champion.version}"
@@ -205,10 +208,11 @@ def _unseen_window(dataset_url: str) -> Window:
     raise AssertionError("a simulated archive always has such a window")
 
 
-def _ppg(window: Window) -> list[float | None]:
+def _ppg(window: Window) -> NDArray[np.float32]:
+    """Give the twelve seconds a client would send: (time,), NaN where nothing was recorded."""
     assert window.ppg is not None
     assert window.ppg_mask is not None
-    return [float(x) if ok else None for x, ok in zip(window.ppg[0], window.ppg_mask, strict=True)]
+    return np.where(window.ppg_mask, window.ppg[0], np.nan).astype(np.float32)
 
 
 def _person(person: Demographics) -> dict[str, Any]:

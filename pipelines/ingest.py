@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +168,8 @@ def _read_all(new: Sequence[_Record], recipe: Recipe, settings: Settings, url: s
     """Let Ray Data read the records, a task a batch; collect what each made."""
     import ray.data
 
+    # Ray sets this level when it is imported; its plan and timings belong into its log files.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     size = recipe.ingest.records_per_task
     # Batches are cut from the sorted list, so that any order of inputs and number of workers makes the same shards.
     batches = [{"batch": json.dumps([asdict(r) for r in new[k : k + size]])} for k in range(0, len(new), size)]

@@ -1,7 +1,11 @@
 """The stage `serve`: run the endpoint in the current Ray, swap its model, take it down."""
 
+import contextlib
 import copy
+import io
+import logging
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +31,7 @@ from serve.sampler import Decision
 APPLICATION = "p2es"
 _START_TIMEOUT_S = 180.0
 _POLL_S = 0.25
+_LAST_WORDS_S = 1.0
 # Serve answers 408 after this; a draw of 20 samples takes seconds.
 _REQUEST_TIMEOUT_S = 120.0
 
@@ -231,6 +236,7 @@ def start(
     _check_port(host, port)
     token = settings.endpoint_token.get_secret_value() if settings.endpoint_token else None
     config = configuration(choice, options, token_sha256=digest(token) if token else None)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port, "request_timeout_s": _REQUEST_TIMEOUT_S},
@@ -240,7 +246,21 @@ def start(
         _wait_until_running()
         yield Running(f"http://{f'[{host}]' if ':' in host else host}:{port}", token, config)
     finally:
+        _shut_down()
+
+
+def _shut_down() -> None:
+    """End Serve, and keep off the terminal the one line that Ray 2.60 prints each time it does.
+
+    The controller kills itself before it answers, and the raylet tells of a task that will be retried.
+    """
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         serve.shutdown()
+        time.sleep(_LAST_WORDS_S)
+    for line in said.getvalue().splitlines():
+        if "graceful_shutdown" not in line:
+            print(line, file=sys.stderr)
 
 
 def run(

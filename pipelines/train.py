@@ -70,7 +70,11 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
     need the streaming of a later issue.
     """
     dataset = Dataset.open(dataset_url)
-    lineage = {"recipe": recipe.name, "dataset": dataset_url.rsplit("/", 1)[-1], "dataset_hash": dataset.hash}
+    lineage: dict[str, Any] = {
+        "recipe": recipe.name,
+        "dataset": dataset_url.rsplit("/", 1)[-1],
+        "dataset_hash": dataset.hash,
+    }
     key = fingerprint(recipe.network, recipe.diffusion, recipe.train, recipe.group, dataset.hash)
     folder = Path(settings.path("models", f"{recipe.name}-{key}"))
     tracker = Tracker.start(
@@ -258,7 +262,7 @@ class _Progress:
 @contextmanager
 def _progress_bar(windows: int, budget_s: float | None) -> Iterator[Any]:
     """Draw the progress of the workers on the driver's terminal."""
-    actor = _Progress.remote()
+    actor = _Progress.remote()  # type: ignore[attr-defined]
     done = threading.Event()
     bar = tqdm(
         total=100,

@@ -171,6 +171,8 @@ def dataset(
     from p2es_platform.dataset import Dataset
     from p2es_platform.registry import folder_sha256
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
     source = Dataset.open(url)
     paths = source.shard_paths("test")
     if not paths:

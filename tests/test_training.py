@@ -169,7 +169,7 @@ PARTS = {
     "pulse": lambda d: [b.pulse.weight.data.zero_() for b in (*d.unet.down, d.unet.middle, *d.unet.up)],
     "scales": lambda d: [b.conv_out.weight.data.zero_() for b in (d.unet.down[-1], d.unet.middle)],
     "mean over time": lambda d: [b.whole.weight.data.zero_() for b in (*d.unet.down, d.unet.middle, *d.unet.up)],
-    "deblurring": lambda d: d.deblur.log_lambda.data.fill_(-30.0),
+    "deblurring": lambda d: d.deblur.log_share.data.fill_(-30.0),
     "roles": lambda d: d.unet.role.weight.data.zero_(),
     "time": lambda d: d.time[-1].weight.data.zero_(),
 }  # fmt: skip
