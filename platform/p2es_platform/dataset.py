@@ -97,10 +97,10 @@ class Dataset:
     def open(cls, url: str) -> "Dataset":
         """Read the manifest; DatasetError when there is none, or one of another version."""
         try:
-            manifest = json.loads(storage.read_bytes(storage.join(url, "manifest.json")))
+            manifest = dict(json.loads(storage.read_bytes(storage.join(url, "manifest.json"))))
         except FileNotFoundError as error:
             raise DatasetError(f"there is no dataset in {url}: `p2es ingest` makes one") from error
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise DatasetError(f"the manifest of {url} is corrupt: ingest again, finished shards are reused") from error
         found = (manifest.get("format"), manifest.get("version"), manifest.get("schema_version"))
         if found != (FORMAT, VERSION, SCHEMA_VERSION):

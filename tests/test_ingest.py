@@ -1,0 +1,313 @@
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from p2es.errors import DatasetError, InputError
+from p2es.formats import find_records
+from p2es.simulator import simulate_person
+from p2es.simulator.archive import write_wfdb
+from p2es.windows import decode
+from p2es_platform import storage
+from p2es_platform.dataset import Dataset
+from pipelines import ingest
+from pipelines.recipes import IngestConfig, demo
+
+PEOPLE = 6
+
+
+def recipe(**changes):
+    return dataclasses.replace(demo(), ingest=IngestConfig(source="tests", records_per_task=2, **changes))
+
+
+def add_people(folder, people):
+    for index in people:
+        write_wfdb(simulate_person(5, index, 32.0), folder)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """An archive of simulated people, not to be changed."""
+    folder = tmp_path_factory.mktemp("people")
+    add_people(folder, range(PEOPLE))
+    return folder
+
+
+@pytest.fixture
+def archive(people, tmp_path):
+    return Path(shutil.copytree(people, tmp_path / "archive"))
+
+
+def run(settings, archive, name="d", **changes):
+    return ingest.run(recipe(**changes), settings, archive=str(archive), name=name)
+
+
+def refusal(action, *arguments, **options):
+    with pytest.raises(DatasetError) as refused:
+        action(*arguments, **options)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def windows_of(dataset):
+    return [w for split in ("train", "validation", "test") for t in dataset.read_windows(split) for w in decode(t)]
+
+
+def test_an_archive_becomes_a_dataset_once(local_ray, settings, people):
+    first = run(settings, people)
+    assert (first.windows, first.people, first.quarantined, first.reused) == (3 * PEOPLE, PEOPLE, {}, False)
+    dataset = Dataset.open(first.url)
+    dataset.verify()
+    windows = windows_of(dataset)
+    assert all(w.simulated and w.lead_mask.all() and w.ppg is not None for w in windows)
+    before = {path: path.stat().st_mtime_ns for path in Path(first.url).rglob("*") if path.name != ".lock"}
+    second = run(settings, people)
+    assert second == dataclasses.replace(first, reused=True)
+    assert {path: path.stat().st_mtime_ns for path in Path(first.url).rglob("*") if path.name != ".lock"} == before
+
+
+def test_what_is_new_is_added_and_what_was_there_stays(local_ray, settings, archive):
+    old = Dataset.open(run(settings, archive).url)
+    add_people(archive, range(PEOPLE, PEOPLE + 3))
+    result = run(settings, archive)
+    new = Dataset.open(result.url)
+    new.verify()
+    assert (result.windows, result.people) == (3 * (PEOPLE + 3), PEOPLE + 3)
+    assert {s.sha256 for s in old.shards()} < {s.sha256 for s in new.shards()}
+    assert old.hash != new.hash
+
+
+def test_shards_are_the_same_bytes_with_and_without_ray_and_in_any_order(
+    local_ray, settings, archive, people, tmp_path
+):
+    url = run(settings, people).url
+    alone = tmp_path / "alone"
+    config = recipe().ingest
+    # The same files, made in another order, read by this process, the last batch first.
+    records = ingest._new_records(find_records(str(archive)), [], config, settings, str(alone))
+    for start in reversed(range(0, PEOPLE, 2)):
+        ingest._Task(config, settings, str(alone)).part(records[start : start + 2])
+    for shard in Dataset.open(url).shards():
+        assert (alone / shard.path).read_bytes() == (Path(url) / shard.path).read_bytes()
+
+
+def test_one_bad_record_costs_no_other(local_ray, settings, archive):
+    names = [reference.name for reference in find_records(str(archive))]
+    header = archive / f"{names[0]}.hea"
+    header.write_text(header.read_text().replace(" 250", " nan", 1))
+    (archive / f"{names[1]}.dat").unlink()
+    (archive / "notes.csv").write_text("age,sex\n5,F\n")
+    scaled = archive / f"{names[2]}.hea"
+    lines = [line.replace("1000.0(0)", "700(0)") if line.endswith(" II") else line for line in scaled.read_text().splitlines()]
+    scaled.write_text("\n".join(lines) + "\n")
+    result = run(settings, archive)
+    assert result.people == PEOPLE - 3
+    found = {(row["record"], row["reason"]) for row in Dataset.open(result.url).quarantine().to_pylist()}
+    assert {(names[0], "rate"), (names[1], "missing_file"), ("notes.csv", "layout"), (names[2], "lead_laws")} <= found
+    assert all(result.quarantined[reason] == 1 for reason in ("rate", "missing_file", "layout", "lead_laws"))
+    assert run(settings, archive).reused
+
+
+def test_a_copy_under_another_name_is_read_once(local_ray, settings, archive):
+    (archive / "copy").mkdir()
+    for path in list(archive.glob("*000003*")):
+        shutil.copy(path, archive / "copy")
+    result = run(settings, archive)
+    Dataset.open(result.url).verify()
+    assert (result.windows, result.quarantined) == (3 * PEOPLE, {"duplicate": 1})
+    assert run(settings, archive).reused
+
+
+def test_a_record_that_changed_is_not_mixed_with_what_it_was(local_ray, settings, archive):
+    url = run(settings, archive).url
+    before = (Path(url) / "manifest.json").read_bytes()
+    header = next(archive.glob("*000002*.hea"))
+    header.write_text(header.read_text() + "# age: 77\n")
+    assert "changed" in refusal(run, settings, archive)
+    assert (Path(url) / "manifest.json").read_bytes() == before
+
+
+def test_one_dataset_is_of_one_configuration_and_one_secret(local_ray, settings, people):
+    run(settings, people)
+    assert "step_s" in refusal(run, settings, people, step_s=5.0)
+    other = settings.model_copy(update={"secret": type(settings.secret)("another")})
+    other.__dict__.pop("_secret_key", None)
+    assert "secret" in refusal(run, other, people)
+
+
+def test_a_lost_shard_is_made_again_as_it_was(local_ray, settings, people):
+    result = run(settings, people)
+    dataset = Dataset.open(result.url)
+    victim, other = dataset.shards()[:2]
+    (Path(result.url) / victim.path).unlink()
+    (Path(result.url) / other.path).write_bytes(b"short")
+    again = run(settings, people)
+    assert not again.reused
+    assert Dataset.open(result.url).hash == dataset.hash
+    Dataset.open(result.url).verify()
+
+
+def test_only_hashed_ids_are_stored(local_ray, settings, people):
+    url = run(settings, people).url
+    for path in Path(url).rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"person-0000" not in content
+            assert b"record-0000" not in content
+            assert str(people).encode() not in content
+    dataset = Dataset.open(url)
+    persons = {row["person"] for row in dataset.people().to_pylist()}
+    assert persons == {settings.hashed_id("tests", "person", f"person-{k:06d}") for k in range(PEOPLE)}
+
+
+def test_an_archive_without_any_window_says_why(local_ray, settings, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.hea").write_text("x 1 nan 10\nx.dat 16 200/mV 16 0 0 0 0 II\n")
+    assert "rate (1)" in refusal(run, settings, tmp_path / "a")
+    with pytest.raises(InputError):
+        run(settings, tmp_path / "nothing")
+
+
+def test_a_second_ingest_of_a_dataset_is_refused_while_one_runs(settings, people):
+    with storage.writer_lock(settings.path("datasets", "d")):
+        assert "another process" in refusal(run, settings, people)
+
+
+def test_datasets_of_different_archives_have_different_names(tmp_path):
+    names = [
+        ingest._name(recipe(**changes), str(tmp_path / place / "data"))
+        for place, changes in (("a", {}), ("b", {}), ("a", {"step_s": 5.0}), ("a", {"salt": "x"}))
+    ]
+    assert len(set(names)) == 4
+
+
+def test_people_are_split_by_their_shares_whoever_else_is_there():
+    config = recipe().ingest
+    splits = Counter(ingest.split_of(config, f"p{k}") for k in range(20_000))
+    assert splits["test"] / 20_000 == pytest.approx(config.test_share, abs=0.01)
+    assert splits["validation"] / 20_000 == pytest.approx(config.validation_share, abs=0.01)
+    more = dataclasses.replace(config, test_share=config.test_share + 0.1)
+    moved = [
+        (ingest.split_of(config, f"p{k}"), ingest.split_of(more, f"p{k}"))
+        for k in range(2000)
+        if ingest.split_of(config, f"p{k}") == "test"
+    ]
+    assert {after for _, after in moved} == {"test"}
+
+
+def test_the_split_depends_on_salt_and_source_and_person():
+    config = recipe().ingest
+
+    def splits(config):
+        return [ingest.split_of(config, f"p{k}") for k in range(200)]
+
+    assert splits(config) == splits(config)
+    assert splits(config) != splits(dataclasses.replace(config, salt="other"))
+    assert splits(config) != splits(dataclasses.replace(config, source="other"))
+
+
+INGEST = """
+import dataclasses, sys
+from pipelines import ingest
+from pipelines.recipes import IngestConfig, demo
+from p2es_platform.cluster import connect
+from p2es_platform.settings import Settings
+root, archive = sys.argv[1:]
+recipe = dataclasses.replace(demo(), ingest=IngestConfig(source="tests", records_per_task=1))
+settings = Settings(storage=root, secret="a secret of the tests")
+with connect(settings, local_cpus=1, object_store_mb=100):
+    print("running", flush=True)
+    ingest.run(recipe, settings, archive=archive, name="d")
+print("ended", flush=True)
+"""
+
+
+def test_a_killed_ingest_resumes_and_gives_the_same_dataset(local_ray, settings, archive):
+    add_people(archive, range(PEOPLE, PEOPLE + 18))
+    whole = ingest.run(
+        dataclasses.replace(demo(), ingest=IngestConfig(source="tests", records_per_task=1)),
+        settings, archive=str(archive), name="whole",
+    )  # fmt: skip
+    url = Path(settings.path("datasets", "d"))
+    killed = subprocess.Popen(
+        [sys.executable, "-c", INGEST, settings.root, str(archive)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(url.glob("parts/*.json"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(killed.pid, signal.SIGKILL)
+        output, _ = killed.communicate(timeout=20)
+        assert output == "running\n"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(killed.pid, signal.SIGKILL)
+    finished = {path.name: path.stat().st_mtime_ns for path in url.glob("parts/*.json")}
+    assert 3 <= len(finished) < PEOPLE + 18
+    assert "no dataset" in refusal(Dataset.open, str(url))
+    # A worker of the killed run may still be writing: its file is whole, and the same as ours, or not there.
+    resumed = ingest.run(
+        dataclasses.replace(demo(), ingest=IngestConfig(source="tests", records_per_task=1)),
+        settings, archive=str(archive), name="d",
+    )  # fmt: skip
+    assert (resumed.windows, resumed.people) == (whole.windows, whole.people)
+    dataset = Dataset.open(str(url))
+    dataset.verify()
+    assert dataset.hash == Dataset.open(whole.url).hash
+    assert {name: (url / "parts" / name).stat().st_mtime_ns for name in finished} == finished
+
+
+def test_a_full_disk_reaches_the_user_as_one_line(settings, people):
+    script = """
+import json, resource, signal, sys, dataclasses
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from p2es.formats import find_records
+from p2es_platform.settings import Settings
+from pipelines import ingest
+from pipelines.recipes import IngestConfig
+settings = Settings(storage=sys.argv[1], secret="x")
+config = IngestConfig(source="tests")
+records = ingest._new_records(find_records(sys.argv[2]), [], config, settings, "d")
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+row = {"batch": json.dumps([dataclasses.asdict(r) for r in records])}
+print(ingest._Task(config, settings, settings.path("datasets", "d"))(row)["error"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, settings.root, str(people)], capture_output=True, text=True, check=True
+    )
+    assert "no space left" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert not [path for path in Path(settings.root).rglob("*.p*") if path.is_file()]
+
+
+def test_real_archives_become_datasets_and_what_cannot_is_told(local_ray, settings, recordings):
+    for folder, windows, reasons in (
+        ("wfdb", 600, {"missing_file", "lead_laws", "rate", "missing_segment", "no_signal"}),
+        ("ncku", 240, {"layout", "ppg_poor"}),
+        ("bidmc", 46, set()),
+        ("cinc2021", 21, set()),
+    ):
+        config = IngestConfig(source=folder)
+        result = ingest.run(dataclasses.replace(demo(), ingest=config), settings, archive=str(recordings / folder))
+        Dataset.open(result.url).verify()
+        assert result.windows >= windows
+        assert reasons <= set(result.quarantined)
+    with pytest.raises(DatasetError, match="lead_laws"):
+        run(settings, recordings / "ludb", name="ludb")
+
+
+@pytest.mark.slow
+def test_hours_of_intensive_care_become_a_dataset(local_ray, settings, recordings):
+    result = run(settings, recordings / "mimic4")
+    Dataset.open(result.url).verify()
+    assert result.windows > 2000
+    assert result.people == 1
