@@ -303,7 +303,7 @@ def submit(argv: Sequence[str], settings: Settings) -> int:
     from p2es_platform import jobs
 
     wait = "--no-wait" not in argv
-    command = [word for word in argv if word != "--no-wait"]
+    command = [word for word in argv if word not in ("--no-wait", "--")]
     if not command or command[0] not in COMMANDS or command[0] in ("submit", "jobs", "demo"):
         raise InputError("say what to submit, as in `p2es submit train --recipe small`")
     if command[0] in ARGUMENTS:

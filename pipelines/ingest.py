@@ -13,10 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from p2es.errors import DatasetError, RecordError
-from p2es.formats import RecordRef, content_files, find_records, read
+from p2es.formats import RecordRef, content_files, read
 from p2es.segmenting import segment
 from p2es.windows import SCHEMA_VERSION, Window
 from p2es_platform import storage
+from p2es_platform.archive import find, nearby
 from p2es_platform.dataset import Dataset, Part, commit, finished_part, is_whole, write_part
 from p2es_platform.settings import Settings
 from pipelines.recipes import IngestConfig, Recipe, fingerprint
@@ -67,7 +68,7 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
     recipe : Recipe
     settings : Settings
     archive : str
-        Folder or file.
+        Folder or file, or the address of a folder in a bucket.
     name : str, optional
         Of the dataset; without one, made from the archive and the configuration.
 
@@ -80,7 +81,7 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
         no window could be made, or there is no space.
     """
     url = settings.path("datasets", name or _name(recipe, archive))
-    records = find_records(archive)
+    records = find(archive)
     how = _how(recipe.ingest, settings)
     with storage.writer_lock(url):
         old = _old_parts(url, how)
@@ -102,9 +103,10 @@ def _chosen(config: IngestConfig) -> dict[str, Any]:
 
 def _name(recipe: Recipe, archive: str) -> str:
     """Name the dataset of an archive: the simulated one's is known by its name, any other's by its place too."""
-    place = Path(archive).resolve()
-    own = place.name.startswith(f"{recipe.name}-")
-    base, where = (place.name, "") if own else (f"{recipe.ingest.source}-{place.stem}", str(place))
+    place = str(Path(archive).resolve()) if storage.is_local(archive) else archive.rstrip("/")
+    folder = place.rsplit("/", 1)[-1]
+    own = folder.startswith(f"{recipe.name}-")
+    base, where = (folder, "") if own else (f"{recipe.ingest.source}-{folder.split('.')[0]}", place)
     return f"{base}-{fingerprint(_chosen(recipe.ingest), where, SCHEMA_VERSION)[:8]}"
 
 
@@ -158,9 +160,10 @@ def _digests(records: Sequence[RecordRef]) -> list[str]:
 def _digest(record: RecordRef) -> str:
     """Hash the bytes of a record's files; their names do not count, so that a renamed copy is known as one."""
     digest = hashlib.sha256()
-    for path in content_files(record):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    with nearby(record) as here:
+        for path in content_files(here):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
@@ -238,16 +241,17 @@ class _Task:
             leave_out("record", "duplicate", f"has the bytes of {record.copy_of}")
             return windows
         try:
-            for recording in read(record.reference, self.config.source, skipped):
-                try:
-                    split = split_of(self.config, recording.person)
-                    cut = segment(recording, step_s=self.config.step_s, ids=self.settings.hashed_id, split=split)
-                except RecordError as error:
-                    leave_out("recording", error.reason, str(error))
-                    continue
-                windows.extend(cut.windows)
-                for reason, count in cut.rejected.items():
-                    leave_out("window", reason, recording.record, count)
+            with nearby(record.reference) as here:
+                for recording in read(here, self.config.source, skipped):
+                    try:
+                        split = split_of(self.config, recording.person)
+                        cut = segment(recording, step_s=self.config.step_s, ids=self.settings.hashed_id, split=split)
+                    except RecordError as error:
+                        leave_out("recording", error.reason, str(error))
+                        continue
+                    windows.extend(cut.windows)
+                    for reason, count in cut.rejected.items():
+                        leave_out("window", reason, recording.record, count)
         except RecordError as error:
             leave_out("record", error.reason, str(error))
         except Exception as error:  # noqa: BLE001 - one record must not cost the others; the reason is kept

@@ -97,8 +97,8 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
         lineage["windows"] = windows
         _finish(recipe, dataset, checkpoint, folder, lineage)
         tracker.upload(folder, "model")
-    except BaseException:
-        tracker.finish("FAILED")
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     tracker.finish("FINISHED")
     return TrainResult(str(folder), folder_sha256(folder), tracker.run_id, lineage, windows, reused=False)
@@ -140,6 +140,9 @@ def _fit(
         )
         try:
             result = trainer.fit()
+        except SystemExit as stop:
+            # Ray Train takes Ctrl-C itself, ends its workers, and leaves by sys.exit(1).
+            raise KeyboardInterrupt from stop
         except ray.train.TrainingFailedError as error:
             raise ModelError(f"training failed: {_first_cause(error)}") from error
     if result.checkpoint is None:

@@ -185,7 +185,7 @@ def dataset(
         fn_constructor_args=(loaded_folder, version, folder_sha256(Path(loaded_folder)), options),
         batch_format="pyarrow",
         batch_size=8,
-        compute=ray.data.ActorPoolStrategy(size=2),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
         num_cpus=1,
     )
     results.write_parquet(str(staging))

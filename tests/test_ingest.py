@@ -106,7 +106,8 @@ def test_one_bad_record_costs_no_other(local_ray, settings, archive):
     (archive / f"{names[1]}.dat").unlink()
     (archive / "notes.csv").write_text("age,sex\n5,F\n")
     scaled = archive / f"{names[2]}.hea"
-    lines = [line.replace("1000.0(0)", "700(0)") if line.endswith(" II") else line for line in scaled.read_text().splitlines()]
+    lines = scaled.read_text().splitlines()
+    lines = [line.replace("1000.0(0)", "700(0)") if line.endswith(" II") else line for line in lines]
     scaled.write_text("\n".join(lines) + "\n")
     result = run(settings, archive)
     assert result.people == PEOPLE - 3
@@ -311,3 +312,30 @@ def test_hours_of_intensive_care_become_a_dataset(local_ray, settings, recording
     Dataset.open(result.url).verify()
     assert result.windows > 2000
     assert result.people == 1
+
+
+def test_an_archive_in_a_bucket_is_the_same_dataset(local_ray, settings, archive, recordings_of_segments):
+    shutil.copytree(recordings_of_segments, archive / "p000123")
+    here = run(settings, archive)
+    away = settings.model_copy(update={"storage": f"file://{settings.root}-away"})
+    there = run(away, f"file://{archive}")
+    assert there.url.startswith("file://")
+    assert dataclasses.replace(there, url="") == dataclasses.replace(here, url="")
+    Dataset.open(there.url).verify()
+    assert Dataset.open(there.url).hash == Dataset.open(here.url).hash
+    assert run(away, f"file://{archive}").reused
+    with pytest.raises(InputError, match="there is no"):
+        run(away, f"file://{archive}/none")
+
+
+@pytest.fixture
+def recordings_of_segments(tmp_path):
+    """A record of two segments in one folder."""
+    folder = tmp_path / "segments"
+    for index in (40, 41):
+        recording = dataclasses.replace(simulate_person(5, index, 32.0), record=f"part{index}")
+        write_wfdb(recording, folder)
+    length = (folder / "part40.hea").read_text().split()[3]
+    lines = [f"p000123-2137-01-01/2 13 250 {2 * int(length)}", f"part40 {length}", f"part41 {length}"]
+    (folder / "p000123-2137-01-01.hea").write_text("\n".join(lines) + "\n")
+    return folder

@@ -150,7 +150,7 @@ def test_the_grid_of_the_sampler_falls_from_start_to_end():
 
     grid = noise_grid(10, SamplerConfig())
     assert grid[0] == pytest.approx(100)
-    assert grid[-1] == pytest.approx(0.05)
+    assert grid[-1] == pytest.approx(SamplerConfig().end_ratio)
     assert (grid.diff() < 0).all()
     assert noise_grid(1, SamplerConfig())[0] == pytest.approx(100)
 

@@ -50,17 +50,23 @@ def inner_headers(headers: Sequence[Path]) -> set[Path]:
     return inner
 
 
+def named_files(header: Path) -> list[Path]:
+    """Give the files that a header needs beside itself, there or not: annotations, then signal files or segments."""
+    lines = _lines(header)
+    multiple = bool(lines) and "/" in lines[0].split()[0]
+    names = dict.fromkeys(line.split()[0] for line in lines[1:])
+    paths = [header.parent / (f"{name}.hea" if multiple else name) for name in names if name != "~"]
+    # A name with a folder in it is refused when the header is read.
+    beside = [path for path in paths if path.parent == header.parent and path != header]
+    return [header.with_suffix(".atr"), *beside]
+
+
 def files_of(header: Path) -> list[Path]:
     """Give header, annotations, signal and segment files of a record: those that exist, in the order of the header."""
     found = [header]
-    if (notes := header.with_suffix(".atr")).is_file():
-        found.append(notes)
-    lines = _lines(header)
-    multiple = bool(lines) and "/" in lines[0].split()[0]
-    for name in dict.fromkeys(line.split()[0] for line in lines[1:]):
-        path = header.parent / (f"{name}.hea" if multiple else name)
-        if name != "~" and path.parent == header.parent and path != header and path.is_file():
-            found += files_of(path) if multiple else [path]
+    for path in named_files(header):
+        if path.is_file():
+            found += files_of(path) if path.suffix == ".hea" else [path]
     return found
 
 
