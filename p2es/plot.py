@@ -50,6 +50,7 @@ def paper_ecg(
     *,
     band_mv: Array | None = None,
     reference_mv: Array | None = None,
+    reference_name: str = "recorded",
     ppg: Array | None = None,
     title: str = "",
     footer: str = "",
@@ -65,6 +66,8 @@ def paper_ecg(
         Limits of the band, shaded.
     reference_mv : array (12, time), optional
         The recording, in another colour; NaN where a lead was not recorded.
+    reference_name : str
+        What the legend calls it.
     ppg : array (time,) or (channel, time), optional
         Twelve seconds, one before and one after the window, at `fs_hz`; the first channel is drawn below, at
         a height of its own.
@@ -79,7 +82,7 @@ def paper_ecg(
     """
     rows = 4
     figure, axes, tops_mm = _paper([_ROW_MM] * rows + ([_PPG_MM] if ppg is not None else []), title, footer)
-    _legend(axes, band_mv is not None, reference_mv is not None)
+    _legend(axes, band_mv is not None, reference_name if reference_mv is not None else None)
     for k, name in enumerate(LEADS):
         column, row = divmod(k, 3)
         start_s = column * WINDOW_S / _COLUMNS
@@ -124,7 +127,7 @@ def lead_comparison(
     matplotlib.figure.Figure
     """
     figure, axes, tops_mm = _paper([_ROW_MM] * 2 + ([_PPG_MM] if ppg is not None else []), title, footer)
-    _legend(axes, band_mv is not None, True)
+    _legend(axes, band_mv is not None, "recorded")
     whole, k = slice(0, generated_mv.shape[-1]), LEADS.index(lead)
     _strip(axes, f"{lead} recorded", tops_mm[0], k, whole, (None, None, recorded_mv), fs_hz)
     _strip(axes, f"{lead} generated", tops_mm[1], k, whole, (generated_mv, band_mv, None), fs_hz)
@@ -182,10 +185,10 @@ def _grid(axes: "Axes", left: float, bottom: float, width: float, height: float)
         axes.add_collection(LineCollection(upright + level, colors=colour, linewidths=thickness, zorder=0))
 
 
-def _legend(axes: "Axes", band: bool, reference: bool) -> None:
+def _legend(axes: "Axes", band: bool, reference: str | None) -> None:
     entries = [("generated", GENERATED_COLOUR)]
     entries += [("90 % band", BAND_COLOUR)] if band else []
-    entries += [("recorded", RECORDED_COLOUR)] if reference else []
+    entries += [(reference, RECORDED_COLOUR)] if reference else []
     right, y_mm = axes.get_xlim()[1] - _MARGIN_MM, axes.get_ylim()[1] - _HEADER_MM / 2
     for place, (label, colour) in enumerate(reversed(entries)):
         x_mm = right - 26 * place

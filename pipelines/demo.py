@@ -134,7 +134,12 @@ def answer(recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller) 
         path.parent.mkdir(parents=True, exist_ok=True)
         title = f"Unseen simulated person, {_describe(window.demographics)}: drawn by p2es version {champion.version}"
         figure = plot.paper_ecg(
-            reply.ecg_mv, band_mv=reply.band_mv, reference_mv=window.ecg, ppg=window.ppg, title=title
+            reply.ecg_mv,
+            band_mv=reply.band_mv,
+            reference_mv=window.ecg,
+            reference_name="simulated truth",
+            ppg=window.ppg,
+            title=title,
         )
         plot.save(figure, path)
         say(f"12 leads with a 90 % band over HTTP, heart rate {reply.heart_rate_bpm:.0f} bpm")

@@ -276,12 +276,8 @@ def _figures(folder: Path, name: str, window: Window, drawn: Translation, loaded
     plot.save(plot.paper_ecg(drawn.ecg_mv[0], band_mv=drawn.band_mv, ppg=window.ppg, title=title), made[0])
     if window.ecg is not None and window.lead_mask[1]:
         made.append(folder / f"{name}-lead-II.png")
-        figure = plot.lead_comparison(
-            drawn.ecg_mv[0, 1],
-            window.ecg[1],
-            lead="II",
-            band_mv=None if drawn.band_mv is None else drawn.band_mv[:, 1],
-        )
+        recorded = np.where(window.lead_mask[:, None], window.ecg, np.nan)
+        figure = plot.lead_comparison(drawn.ecg_mv[0], recorded, band_mv=drawn.band_mv, ppg=window.ppg, title=title)
         plot.save(figure, made[1])
     return [str(path) for path in made]
 
