@@ -145,7 +145,7 @@ def fingerprint(*parts: object) -> str:
 
 def demo() -> Recipe:
     """Simulate, train and serve on two cores in under ten minutes: the embedded default."""
-    return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=240.0))
+    return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=200.0))
 
 
 def small() -> Recipe:

@@ -93,9 +93,11 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
         windows = json.loads((folder / "lineage.json").read_text())["windows"]
         return TrainResult(str(folder), folder_sha256(folder), tracker.run_id, lineage, windows, reused=True)
     try:
-        checkpoint, windows = _fit(recipe, settings, dataset_url, groups_url, tracker.run_id, key)
+        units = Units.fit(dataset.store("train", channels=recipe.network.ppg_channels))
+        places = {"dataset_url": dataset_url, "groups_url": groups_url, "tracking_uri": settings.tracking_uri}
+        checkpoint, windows = _fit(recipe, settings, units, {**places, "run_id": tracker.run_id}, key)
         lineage["windows"] = windows
-        _finish(recipe, dataset, checkpoint, folder, lineage)
+        _finish(recipe, dataset, units, checkpoint, folder, lineage)
         tracker.upload(folder, "model")
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -104,22 +106,11 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
     return TrainResult(str(folder), folder_sha256(folder), tracker.run_id, lineage, windows, reused=False)
 
 
-def _fit(
-    recipe: Recipe, settings: Settings, dataset_url: str, groups_url: str, run_id: str, key: str
-) -> tuple[Path, int]:
+def _fit(recipe: Recipe, settings: Settings, units: Units, places: dict[str, str], key: str) -> tuple[Path, int]:
     """Run the workers to the end and give the folder of the last checkpoint and the windows seen."""
     resources = recipe.resources
-    units = Units.fit(Dataset.open(dataset_url).store("train", channels=recipe.network.ppg_channels))
     with _progress_bar(recipe.train.windows, recipe.train.budget_s) as progress:
-        config = {
-            "recipe": recipe,
-            "dataset_url": dataset_url,
-            "groups_url": groups_url,
-            "units": units.to_dict(),
-            "tracking_uri": settings.tracking_uri,
-            "run_id": run_id,
-            "progress": progress,
-        }
+        config = {"recipe": recipe, "units": units.to_dict(), "progress": progress, **places}
         per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
@@ -218,10 +209,11 @@ def _report(trainer: Trainer, rank: int) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _finish(recipe: Recipe, dataset: Dataset, checkpoint: Path, folder: Path, lineage: dict[str, Any]) -> None:
+def _finish(
+    recipe: Recipe, dataset: Dataset, units: Units, checkpoint: Path, folder: Path, lineage: dict[str, Any]
+) -> None:
     """Turn the last checkpoint into a model: averaged weights, calibrated band, lineage. Renamed when whole."""
-    store = dataset.store("train", channels=recipe.network.ppg_channels)
-    model = P2Es.start(recipe.network, recipe.diffusion, Units.fit(store), recipe.train.seed)
+    model = P2Es.start(recipe.network, recipe.diffusion, units, recipe.train.seed)
     state = TrainingState.load(checkpoint)
     average = {k.removeprefix("average."): v for k, v in state.tensors.items() if k.startswith("average.")}
     model.denoiser.load_state_dict(average)
