@@ -17,18 +17,19 @@ from p2es import plot
 from p2es.demographics import Demographics
 from p2es.errors import DatasetError, InputError, RecordError
 from p2es.formats import RecordRef, find_records, read
-from p2es.leads import LEADS, N_LEADS
+from p2es.leads import LEADS
 from p2es.model import P2Es
 from p2es.segmenting import segment
 from p2es.translator import Translation
-from p2es.windows import ECG_SAMPLES, FS_HZ, Window, collate, decode
+from p2es.windows import FS_HZ, Window, collate, decode
 from p2es_platform.settings import Settings
 
 log = logging.getLogger(__name__)
 
 NOTICE = "SYNTHETIC: drawn by a model from a pulse wave; not a recording. Not for diagnosis."
 
-_SIGNAL = pa.list_(pa.float32(), N_LEADS * ECG_SAMPLES)
+# Not of fixed size: pyarrow 25 cannot read a missing one back ("expected size 15360 but index 1 had size 0").
+_SIGNAL = pa.list_(pa.float32())
 SCHEMA = pa.schema(
     [
         pa.field("window_id", pa.string()),
