@@ -274,6 +274,8 @@ def translate(args: TranslateArgs, settings: Settings) -> int:
         loaded = stage.LoadedModel(P2Es.load(Path(chosen.folder)), chosen.version, chosen.sha256)
         with all_cores():
             result = stage.files(args.path, loaded, settings, options, person)
+        if loaded.caution:
+            print(loaded.caution)
     print(f"{result.windows} windows drawn by version {chosen.version}, SYNTHETIC, in {result.folder}")
     for path in result.figures:
         print(f"  {path}")

@@ -90,6 +90,13 @@ class LoadedModel:
     version: str
     sha256: str
 
+    @property
+    def caution(self) -> str:
+        """What to say of a model that has never seen a real person; empty for others."""
+        if not self.model.provenance.get("trained_on_simulated_people_only", False):
+            return ""
+        return "The model knows simulated people only: rate follows the pulse, lead shapes tell nothing of this person."
+
 
 def files(
     path: str,
@@ -274,11 +281,16 @@ def _figures(folder: Path, name: str, window: Window, drawn: Translation, loaded
     folder.mkdir(parents=True, exist_ok=True)
     made = [folder / f"{name}-ecg.png"]
     title = f"{name}: drawn from PPG by p2es version {loaded.version}"
-    plot.save(plot.paper_ecg(drawn.ecg_mv[0], band_mv=drawn.band_mv, ppg=window.ppg, title=title), made[0])
+    plot.save(
+        plot.paper_ecg(drawn.ecg_mv[0], band_mv=drawn.band_mv, ppg=window.ppg, title=title, footer=loaded.caution),
+        made[0],
+    )
     if window.ecg is not None and window.lead_mask[1]:
         made.append(folder / f"{name}-lead-II.png")
         recorded = np.where(window.lead_mask[:, None], window.ecg, np.nan)
-        figure = plot.lead_comparison(drawn.ecg_mv[0], recorded, band_mv=drawn.band_mv, ppg=window.ppg, title=title)
+        figure = plot.lead_comparison(
+            drawn.ecg_mv[0], recorded, band_mv=drawn.band_mv, ppg=window.ppg, title=title, footer=loaded.caution
+        )
         plot.save(figure, made[1])
     return [str(path) for path in made]
 
