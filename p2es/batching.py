@@ -46,7 +46,7 @@ class NeighbourGraph:
         index, query = scaler.index_coordinates(demographics), scaler.query_coordinates(demographics)
         found = cKDTree(index).query(query, k=min(k + 1, len(people)))[1].reshape(len(people), -1)
         rows = [[j for j in row if j != i][: found.shape[1] - 1] for i, row in enumerate(found)]
-        cluster = kmeans2(index.astype(np.float64), min(clusters, len(people)), minit="++", rng=seed)[1]
+        cluster = kmeans2(query.astype(np.float64), min(clusters, len(people)), minit="++", rng=seed)[1]
         return cls(tuple(people), np.array(rows, np.int64).reshape(len(people), -1), cluster.astype(np.int64))
 
     def rows_of(self, people: NDArray[np.str_]) -> NDArray[np.int64]:

@@ -280,8 +280,7 @@ def _with_known(ecg: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray
 def spread_over_people(person: NDArray[np.str_], windows: int) -> NDArray[np.int64]:
     """Choose up to `windows` rows, evenly over people: everybody's first window, then everybody's second, ..."""
     order = np.argsort(person, kind="stable")
-    _, start, count = np.unique(person[order], return_index=True, return_counts=True)
+    _, count = np.unique(person[order], return_counts=True)
     turn = np.concatenate([np.arange(n) for n in count]) if len(count) else np.zeros(0, np.int64)
-    del start
     ranked = order[np.lexsort((person[order], turn))]
     return np.sort(ranked[:windows])

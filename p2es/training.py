@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from p2es.batching import EpochPlan, NeighbourGraph
 from p2es.conditioning import Units
-from p2es.errors import ModelError
+from p2es.errors import ConfigError, ModelError
 from p2es.objective import Objective, ObjectiveConfig
 from p2es.windows import WindowStore
 
@@ -45,6 +45,11 @@ class TrainConfig:
     checkpoint_windows: int = 10_000
     """Windows between checkpoints."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "batch", "pack", "checkpoint_windows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}: give at least 1")
 
 
 @dataclass

@@ -52,8 +52,6 @@ class IngestArgs(StageArgs):
 
     archive: tyro.conf.Positional[str | None] = None
     """A folder or file of recordings. Without one, the recipe's own simulated archive."""
-    name: str | None = None
-    """Name of the dataset; the recipe's name, or the archive's, without one."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def ingest(args: IngestArgs, settings: Settings) -> int:
 
     with _ray(args.recipe, settings):
         archive = args.archive or args.recipe.ingest.archive or people.run(args.recipe, settings).folder
-        result = stage.run(args.recipe, settings, archive=archive, name=args.name)
+        result = stage.run(args.recipe, settings, archive=archive, name=args.recipe.ingest.name)
     print(f"{result.windows} windows of {result.people} people in {result.url}{' (reused)' if result.reused else ''}")
     for reason, count in sorted(result.quarantined.items()):
         print(f"  quarantined, {reason}: {count}")
@@ -257,25 +255,27 @@ def serve(args: ServeArgs, settings: Settings) -> int:
 def translate(args: TranslateArgs, settings: Settings) -> int:
     """Draw the 12-lead ECG of recorded PPG."""
     from p2es.model import P2Es
+    from p2es_platform import storage
     from p2es_platform.registry import Registry
     from pipelines import translate as stage
+    from pipelines.threads import all_cores
 
     person = _person(args)
     options = stage.TranslateOptions(args.samples, args.evaluations, args.seed, args.max_windows)
     if "://" not in args.path and not Path(args.path).exists() and not Path(f"{args.path}.hea").exists():
         raise InputError(f"there is no {args.path}: give a recording, a folder of recordings or a dataset")
     chosen = Registry(settings).resolve(args.version)
-    if (Path(args.path) / "manifest.json").exists():
+    loaded = stage.LoadedModel(P2Es.load(Path(chosen.folder)), chosen.version, chosen.sha256)
+    if storage.exists(storage.join(args.path, "manifest.json")):
+        if person is not None:
+            raise InputError("a dataset knows its people: leave out --age, --sex, --height-cm and --weight-kg")
         with _ray(named("demo"), settings):
             result = stage.dataset(args.path, str(chosen.folder), chosen.version, settings, options)
     else:
-        from pipelines.threads import all_cores
-
-        loaded = stage.LoadedModel(P2Es.load(Path(chosen.folder)), chosen.version, chosen.sha256)
         with all_cores():
             result = stage.files(args.path, loaded, settings, options, person)
-        if loaded.caution:
-            print(loaded.caution)
+    if loaded.caution:
+        print(loaded.caution)
     print(f"{result.windows} windows drawn by version {chosen.version}, SYNTHETIC, in {result.folder}")
     for path in result.figures:
         print(f"  {path}")
@@ -349,8 +349,7 @@ def demo(args: StageArgs, settings: Settings) -> int:
     """Run the whole path, from simulated people to a served ECG."""
     from pipelines import demo as whole
 
-    whole.run(args.recipe, settings, print)
-    return 0
+    return 0 if whole.run(args.recipe, settings, print) else 1
 
 
 COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
@@ -460,7 +459,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _quiet()
     # A job that is stopped by its scheduler ends as one stopped by hand: nothing half-written, nothing running.
+    # Both are set, since a shell starts its background jobs with SIGINT ignored.
     signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         return _run(argv[0], argv[1:])
     except P2EsError as error:
@@ -480,7 +481,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = error.filename or "to the storage"
-        message = f"cannot write {where} ({error.strerror}): nothing was lost, mend that and run again"
+        message = f"cannot use {where} ({error.strerror}): nothing was lost, mend that and run again"
     print(f"p2es {argv[0]}: {message}", file=sys.stderr)
     return 2
 

@@ -1,5 +1,7 @@
 """The whole path, stage by stage: from an archive to an answer. Each stage reuses what is done."""
 
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +14,13 @@ from numpy.typing import NDArray
 
 from p2es import plot
 from p2es.demographics import Demographics
+from p2es.errors import DatasetError
 from p2es.windows import FS_HZ, Window, decode
 from p2es_platform import registry
 from p2es_platform.cluster import connect
 from p2es_platform.dataset import Dataset
 from p2es_platform.settings import Settings
+from p2es_platform.tracking import without_credentials
 from pipelines import evaluate, group, ingest, promote, simulate, train
 from pipelines.recipes import Recipe
 from serve.client import Client
@@ -59,7 +63,7 @@ def prepare(recipe: Recipe, settings: Settings, teller: Teller) -> Prepared:
             archive = people.folder
             say(f"{people.people} people as WFDB files{_again(people)}")
     with teller.stage("ingest") as say:
-        data = ingest.run(recipe, settings, archive=archive)
+        data = ingest.run(recipe, settings, archive=archive, name=recipe.ingest.name)
         left_out = sum(data.quarantined.values())
         say(f"{data.windows} windows of {data.people} people, {left_out} quarantined{_again(data)}")
     with teller.stage("group") as say:
@@ -130,14 +134,15 @@ def answer(recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller) 
             client = Client(endpoint.url, token=endpoint.token)
             reply = client.translate(_ppg(window), fs_hz=FS_HZ, seed=0, **_person(window.demographics))
         assert reply.ecg_mv is not None
-        path = Path(settings.path("translations", "demo", "ecg.png"))
+        path = settings.folder("translations", "demo", "ecg.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        title = f"Unseen simulated person, {_describe(window.demographics)}: drawn by p2es version {champion.version}"
+        who = "simulated person" if window.simulated else "person"
+        title = f"Unseen {who}, {_describe(window.demographics)}: drawn by p2es version {champion.version}"
         figure = plot.paper_ecg(
             reply.ecg_mv,
             band_mv=reply.band_mv,
             reference_mv=window.ecg,
-            reference_name="simulated truth",
+            reference_name="simulated truth" if window.simulated else "recorded",
             ppg=window.ppg,
             title=title,
         )
@@ -146,8 +151,8 @@ def answer(recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller) 
     return path
 
 
-def run(recipe: Recipe, settings: Settings, write: Callable[[str], None]) -> None:
-    """Run every stage, and end every process that was started."""
+def run(recipe: Recipe, settings: Settings, write: Callable[[str], None]) -> bool:
+    """Run every stage, end every process that was started, and tell whether the version passed the gate."""
     teller = Teller(write)
     began = time.monotonic()
     with connect(settings, local_cpus=recipe.resources.local_cpus, object_store_mb=recipe.resources.object_store_mb):
@@ -158,6 +163,7 @@ def run(recipe: Recipe, settings: Settings, write: Callable[[str], None]) -> Non
         picture = answer(recipe, settings, ready, teller) if released.passed else None
     _where(settings, ready, trained, found, released, picture, write)
     write(f"done in {time.monotonic() - began:.0f} s; every process it started has ended")
+    return released.passed
 
 
 def _where(
@@ -174,18 +180,19 @@ def _where(
         ("model", trained.folder),
         ("report", found.report_html),
         ("ECG of the endpoint", str(picture) if picture else "none: the version was not promoted"),
-        ("MLflow", settings.tracking_uri),
+        ("MLflow", without_credentials(settings.tracking_uri)),
     ]
     write(f"[8/8] where     everything lies in {settings.root}")
     for name, place in rows:
         write(f"      {name:20s} {place}")
     write("      look further with")
-    uri = settings.tracking_uri
+    uri = without_credentials(settings.tracking_uri)
+    here = "" if shutil.which("p2es") else f"{Path(sys.executable).parent}/"
     for command in (
-        "p2es models                                   # versions and who was champion when",
-        f"p2es serve --version {released.version}                         # the endpoint, with its page in a browser",
-        "p2es translate path/to/record.hea --age 53    # your own PPG",
-        f"mlflow ui --backend-store-uri {uri}   # losses and parameters",
+        f"{here}p2es models                                   # versions and who was champion when",
+        f"{here}p2es serve --version {released.version}                         # the endpoint, with its page",
+        f"{here}p2es translate path/to/record.hea --age 53    # your own PPG",
+        f"{here}mlflow ui --backend-store-uri {uri}   # losses and parameters",
     ):
         write(f"        {command}")
 
@@ -210,7 +217,7 @@ def _unseen_window(dataset_url: str) -> Window:
         for window in decode(table):
             if window.ppg is not None and window.ecg is not None and window.lead_mask.all():
                 return window
-    raise AssertionError("a simulated archive always has such a window")
+    raise DatasetError("no test window has a PPG and all 12 leads: nothing can be shown; see `p2es translate`")
 
 
 def _ppg(window: Window) -> NDArray[np.float32]:

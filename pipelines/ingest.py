@@ -117,7 +117,7 @@ def _old_parts(url: str, how: Mapping[str, Any]) -> list[Part]:
     dataset = Dataset.open(url)
     differs = [key for key, value in how.items() if dataset.manifest["ingest"].get(key) != value]
     if differs:
-        raise DatasetError(f"{url} was ingested with another {differs[0]}: give the new one its own --name")
+        raise DatasetError(f"{url} was ingested with another {differs[0]}: give the new one its own --ingest.name")
     return [part for part in dataset.parts if is_whole(url, part)]
 
 
@@ -145,7 +145,7 @@ def _new_records(
             first.setdefault(digest, reference.name)
         elif known[record] != digest:
             raise DatasetError(
-                f"{reference.name} changed since it was ingested into {url}: ingest the archive under a new --name"
+                f"{reference.name} changed since it was ingested into {url}: ingest it under a new --ingest.name"
             )
     return new
 

@@ -12,7 +12,7 @@ from p2es.evaluation.goals import judge
 from p2es_platform.gate import Check, decide
 from p2es_platform.registry import Registry
 from p2es_platform.settings import Settings
-from pipelines.recipes import Recipe
+from pipelines.recipes import RECIPES, Recipe
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def run(recipe: Recipe, settings: Settings, *, trained: str, run_id: str, report
 
 
 def again(recipe: Recipe, settings: Settings, *, version: str) -> PromoteResult:
-    """Take a registered version through the recipe's gate, by the report it was registered with.
+    """Take a registered version through the gate of the recipe that made it, by the report it was registered with.
+
+    `recipe` decides only where the version's own is not one of the named ones.
 
     Raises
     ------
@@ -71,7 +73,10 @@ def again(recipe: Recipe, settings: Settings, *, version: str) -> PromoteResult:
     """
     registry = Registry(settings)
     chosen = registry.resolve(version)
-    return _through_gate(recipe, registry, chosen.version, registry.report(chosen.version))
+    report = registry.report(chosen.version)
+    # The gate of the recipe that made it: the demo's four goals must not let a large model through.
+    own = RECIPES[report["recipe"]]() if report.get("recipe") in RECIPES else recipe
+    return _through_gate(own, registry, chosen.version, report)
 
 
 def rollback(settings: Settings) -> str:

@@ -32,6 +32,8 @@ class IngestConfig:
 
     archive: str | None = None
     """A folder or file; None takes the simulated archive of this recipe."""
+    name: str | None = None
+    """Name of the dataset; made of the archive's name and of what decides its windows without one."""
     source: str = "simulated"
     """Institution family: archives that share people must share a family."""
     step_s: float = 10.0
@@ -85,12 +87,10 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """How the endpoint draws."""
+    """How the endpoint runs."""
 
-    samples: int = 20
-    """Draws a request, for the band."""
     evaluations: int = 10
-    """Network evaluations a draw."""
+    """Network evaluations a draw at which the band is calibrated and the model measured; requests ask the same."""
     min_replicas: int = 1
     max_replicas: int = 2
     gpus_per_replica: float = 0.0
@@ -130,6 +130,10 @@ class Recipe:
             raise ConfigError(
                 f"group.clusters is {self.group.clusters} and network.prototypes {self.network.prototypes}: "
                 "a prototype learns one cluster, so give both the same number"
+            )
+        if self.train.batch < self.resources.train_workers:
+            raise ConfigError(
+                f"train.batch is {self.train.batch}: {self.resources.train_workers} workers need one each"
             )
 
 

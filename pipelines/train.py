@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from p2es.conditioning import Units
-from p2es.errors import ModelError, P2EsError
+from p2es.errors import DatasetError, ModelError, P2EsError
 from p2es.model import P2Es
 from p2es.training import Step, Trainer, TrainingState
 from p2es_platform.dataset import Dataset
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # Steps between two lines in MLflow and two ticks of the bar: 2 % of a step's time at 0.25 s a step.
 _LOG_EVERY = 20
+# Part of the fingerprint: a change of the network or the loop must not reuse an old model or checkpoint.
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class TrainResult:
     run_id : str
         Of the MLflow run.
     lineage : dict
-        Recipe, dataset hash, groups, code version.
+        Recipe, dataset, its hash, MLflow run, fingerprint, windows seen.
     windows : int
         Windows seen.
     reused : bool
@@ -75,8 +77,10 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
         "dataset": dataset_url.rsplit("/", 1)[-1],
         "dataset_hash": dataset.hash,
     }
-    key = fingerprint(recipe.network, recipe.diffusion, recipe.train, recipe.group, dataset.hash)
-    folder = Path(settings.path("models", f"{recipe.name}-{key}"))
+    calibration = (recipe.evaluate.calibration_windows, recipe.evaluate.samples, recipe.serve.evaluations)
+    method = (recipe.network, recipe.diffusion, recipe.train, recipe.group, recipe.resources.train_workers)
+    key = fingerprint(_FORMAT, *method, *calibration, dataset.hash)
+    folder = settings.folder("models", f"{recipe.name}-{key}")
     tracker = Tracker.start(
         settings.tracking_uri,
         experiment="p2es",
@@ -90,8 +94,9 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
     )
     lineage |= {"run_id": tracker.run_id, "fingerprint": key}
     if (folder / "config.json").exists():
-        windows = json.loads((folder / "lineage.json").read_text())["windows"]
-        return TrainResult(str(folder), folder_sha256(folder), tracker.run_id, lineage, windows, reused=True)
+        return _found(folder, tracker)
+    if not dataset.shards("validation"):
+        raise DatasetError("the dataset has no validation people, on whom the band is calibrated: ingest more people")
     try:
         units = Units.fit(dataset.store("train", channels=recipe.network.ppg_channels))
         places = {"dataset_url": dataset_url, "groups_url": groups_url, "tracking_uri": settings.tracking_uri}
@@ -104,6 +109,15 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
         raise
     tracker.finish("FINISHED")
     return TrainResult(str(folder), folder_sha256(folder), tracker.run_id, lineage, windows, reused=False)
+
+
+def _found(folder: Path, tracker: Tracker) -> TrainResult:
+    """Give a model that is there, and end its run where a cut came between the two."""
+    lineage = json.loads((folder / "lineage.json").read_text())
+    if tracker.run_id == lineage["run_id"] and not tracker.finished:
+        tracker.upload(folder, "model")
+        tracker.finish("FINISHED")
+    return TrainResult(str(folder), folder_sha256(folder), lineage["run_id"], lineage, lineage["windows"], reused=True)
 
 
 def _fit(recipe: Recipe, settings: Settings, units: Units, places: dict[str, str], key: str) -> tuple[Path, int]:
@@ -124,7 +138,7 @@ def _fit(recipe: Recipe, settings: Settings, units: Units, places: dict[str, str
             ),
             run_config=ray.train.RunConfig(
                 name=f"{recipe.name}-{key}",
-                storage_path=settings.path("runs"),
+                storage_path=str(settings.folder("runs")),
                 failure_config=ray.train.FailureConfig(max_failures=2),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),

@@ -1,9 +1,10 @@
 """Translate real PPG: a file, a folder, or a dataset (then as a Ray Data job)."""
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def files(
     InputError
         When nothing in `path` could be translated; the message has the reasons.
     """
-    folder = Path(settings.path("translations", _file_name(path)))
+    folder = settings.folder("translations", _file_name(path))
     figures: list[str] = []
     refused: dict[str, int] = {}
     written = 0
@@ -132,6 +133,7 @@ def files(
             refused[error.reason] = refused.get(error.reason, 0) + 1
             continue
         rows = []
+        name = _record_name(reference)
         for index, window in enumerate(windows):
             window = window if person is None else _with_person(window, person)
             try:
@@ -139,11 +141,10 @@ def files(
             except InputError as error:
                 refused[str(error)] = refused.get(str(error), 0) + 1
                 continue
-            name = _file_name(reference.path)
             rows.append(_row(window, name, drawn, loaded))
             figures += _figures(folder, f"{name}-{index}", window, drawn, loaded)
         if rows:
-            _write(folder / f"{_file_name(reference.path)}.parquet", rows)
+            _write(folder / f"{name}.parquet", rows)
             written += len(rows)
     if not written:
         reasons = "; ".join(f"{reason} ({count}x)" for reason, count in refused.items()) or "no recording with a PPG"
@@ -161,8 +162,13 @@ def translate_windows(model: P2Es, windows: Sequence[Window], options: Translate
         fs_hz=FS_HZ,
         samples=options.samples,
         evaluations=options.evaluations,
-        seeds=[options.seed] * len(windows),
+        seeds=[_seed(options.seed, window) for window in windows],
     )
+
+
+def _seed(seed: int, window: Window) -> int:
+    """Give each window a seed of its own: one for all would draw the same noise and delay everywhere."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{window.window_id}".encode()).digest()[:6], "big")
 
 
 def dataset(
@@ -185,7 +191,7 @@ def dataset(
     paths = source.shard_paths("test")
     if not paths:
         raise DatasetError(f"the dataset {url} has no test windows: ingest more people")
-    target = Path(settings.path("translations", f"{_file_name(url)}-v{version}"))
+    target = settings.folder("translations", f"{_file_name(url)}-v{version}")
     staging = target.with_name(f".staging-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
     results = ray.data.read_parquet(paths).map_batches(
@@ -197,11 +203,13 @@ def dataset(
         num_cpus=1,
     )
     results.write_parquet(str(staging))
-    table = pq.read_table(staging, columns=["window_id", "heart_rate_bpm"])
-    refused = table.num_rows - int(np.isfinite(table["heart_rate_bpm"].to_numpy()).sum())
+    drawn = sum(pq.read_metadata(file).num_rows for file in staging.glob("*.parquet")) if staging.exists() else 0
+    refused = sum(shard.rows for shard in source.shards("test")) - drawn
+    if not drawn:
+        raise InputError(f"none of the {refused} test windows of {url} has a PPG good enough to translate")
     shutil.rmtree(target, ignore_errors=True)
     staging.rename(target)
-    return TranslateResult(str(target), table.num_rows, (), {"no pulse found": refused} if refused else {})
+    return TranslateResult(str(target), drawn, (), {"no PPG, or one too poor": refused} if refused else {})
 
 
 class TranslateBatch:
@@ -249,9 +257,9 @@ def _recordings(reference: RecordRef) -> Iterator[Any]:
 
 
 def _with_person(window: Window, person: Demographics) -> Window:
-    from dataclasses import replace
-
-    return replace(window, demographics=person)
+    """Let what is known of `person` replace what the file says, field by field."""
+    said = {name: value for name, value in vars(person).items() if value is not None}
+    return replace(window, demographics=replace(window.demographics, **said))
 
 
 def _row(window: Window, record: str, drawn: Translation, loaded: LoadedModel) -> dict[str, Any]:
@@ -300,6 +308,11 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     staging = path.with_suffix(".staging")
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), staging)
     staging.replace(path)
+
+
+def _record_name(reference: RecordRef) -> str:
+    """Name a record's files by its place in the archive, which no other record shares."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", reference.name.replace("/", "__"))
 
 
 def _file_name(path: str) -> str:

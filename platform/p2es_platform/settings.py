@@ -45,6 +45,14 @@ class Settings(BaseSettings):
         """Join parts to the storage root."""
         return "/".join([self.root.rstrip("/"), *parts])
 
+    def folder(self, *parts: str) -> Path:
+        """Join parts to the storage root, for what cannot lie in a bucket yet: checkpoints, models, translations."""
+        if not self.is_local:
+            raise ConfigError(
+                "models and translations need P2ES_STORAGE on a file system all nodes share: a bucket holds datasets"
+            )
+        return Path(self.path(*parts))
+
     @property
     def tracking_uri(self) -> str:
         """The MLflow address to use."""

@@ -206,6 +206,11 @@ class Tracker:
         except MLFLOW_ERRORS as error:
             raise RemoteError(f"MLflow has no run {run_id} ({first_line(error)})") from error
 
+    @property
+    def finished(self) -> bool:
+        """Whether MLflow has the run as finished."""
+        return str(self._client.get_run(self.run_id).info.status) == "FINISHED"
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Note the figures of a step; a step that MLflow has already, from before a restart, is left out."""
         if step <= self._last_step:
