@@ -129,9 +129,9 @@ def configuration(choice: ModelChoice, options: ServeConfig, *, token_sha256: st
 
 
 def _own_code() -> dict[str, Any]:
-    """Give the packages this process got from Ray, so that replicas of a submitted job find them too."""
-    packages = ray.get_runtime_context().runtime_env.get("py_modules")
-    return {"py_modules": list(packages)} if packages else {}
+    """Give the code this process got from Ray (`p2es submit` ships it as working_dir), for the replicas to find too."""
+    shipped = ray.get_runtime_context().runtime_env.get("working_dir")
+    return {"working_dir": shipped} if shipped else {}
 
 
 def _deploy(config: dict[str, Any]) -> None:
