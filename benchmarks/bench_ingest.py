@@ -1,48 +1,95 @@
-"""Windows a second of `p2es ingest` against the same readers in a plain loop. `python benchmarks/bench_ingest.py`."""
+"""`p2es ingest` against a plain loop and a process pool that do the same work. `python benchmarks/bench_ingest.py`.
 
+The same work: find the records, hash them, read, cut into windows (with quality, beats, fingerprint), encode as
+Parquet, write and sync. The plain loop does it in one process; the pool in two, a batch each, without Ray.
+"""
+
+import argparse
 import dataclasses
+import hashlib
 import itertools
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
-from common import interleaved, table
+from common import cost_table, measured
 
-from p2es.formats import find_records, read
-from p2es.segmenting import segment
-from p2es.windows import encode
+from p2es.formats import RecordRef, content_files, find_records, read
+from p2es.segmenting import cut
 from p2es_platform.cluster import connect
+from p2es_platform.dataset import PartWriter
 from p2es_platform.settings import Settings
 from pipelines import ingest, simulate
-from pipelines.recipes import SimulateConfig, demo
+from pipelines.recipes import IngestConfig, SimulateConfig, demo
 
-PEOPLE = 96
+CPUS = 2
+
+
+def one_batch(references: list[RecordRef], url: str, key: str, settings: Settings) -> int:
+    """Do what a task of the ingest does, without Ray; give the number of windows."""
+    windows = 0
+    with PartWriter(url, key, "simulated") as writer:
+        for reference in references:
+            for path in content_files(reference):
+                with path.open("rb") as file:
+                    hashlib.file_digest(file, "sha256")
+            for recording in read(reference, "simulated"):
+                for piece in cut(recording, step_s=10.0, ids=settings.hashed_id, split="train"):
+                    writer.add(piece.windows)
+                    windows += len(piece.windows)
+        writer.finish({}, candidates=windows)
+    return windows
 
 
 def main() -> None:
-    """Print the table; the first round of Ray, which starts the workers, does not count."""
-    recipe = dataclasses.replace(demo(), simulate=SimulateConfig(people=PEOPLE))
+    """Print the table; the first round of Ray and of the pool, which starts the workers, does not count."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=96)
+    parser.add_argument("--duration-s", type=float, default=302.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    simulated = SimulateConfig(people=args.people, duration_s=args.duration_s)
+    recipe = dataclasses.replace(demo(), simulate=simulated, ingest=IngestConfig())
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(storage=folder, secret="benchmark")  # type: ignore[call-arg]
-        with connect(settings, local_cpus=2, object_store_mb=256):
+        with (
+            connect(settings, local_cpus=CPUS, object_store_mb=128),
+            ProcessPoolExecutor(CPUS, mp_context=get_context("spawn")) as pool,
+        ):
             archive = simulate.run(recipe, settings).folder
             names = (f"round-{k}" for k in itertools.count())
 
             def loop() -> int:
-                windows = [
-                    window
-                    for reference in find_records(archive)
-                    for recording in read(reference, "simulated")
-                    for window in segment(recording, step_s=10.0, ids=settings.hashed_id).windows
-                ]
-                (Path(folder) / "bare.arrow").write_bytes(encode(windows).to_batches()[0].serialize())
-                return len(windows)
+                return one_batch(find_records(archive), str(Path(folder) / next(names)), "loop", settings)
+
+            def over_pool() -> int:
+                references = find_records(archive)
+                url = str(Path(folder) / next(names))
+                size = 16
+                batches = [references[k : k + size] for k in range(0, len(references), size)]
+                jobs = [pool.submit(one_batch, batch, url, f"{k}", settings) for k, batch in enumerate(batches)]
+                return sum(job.result() for job in jobs)
 
             def over_ray() -> int:
                 return ingest.run(recipe, settings, archive=archive, name=next(names)).windows
 
             over_ray()
-            rates = interleaved({"plain loop (bare)": loop, "p2es ingest, Ray Data, 2 CPUs": over_ray}, rounds=2)
-    table(f"ingest of {PEOPLE} simulated records of 82 s", "windows/s", rates, "plain loop (bare)")
+            over_pool()
+            ways = {
+                "plain loop (bare)": loop,
+                f"process pool of {CPUS}": over_pool,
+                f"p2es ingest, {CPUS} CPUs": over_ray,
+            }
+            costs = measured(ways, rounds=args.rounds)
+        spilled = sum(
+            path.stat().st_size for path in Path(tempfile.gettempdir()).glob("ray-*/session_*/ray_spilled*/*")
+        )
+    cost_table(
+        f"ingest of {args.people} simulated records of {args.duration_s:g} s, 12 leads and PPG",
+        "window", costs, "plain loop (bare)",
+    )  # fmt: skip
+    print(f"spilled to disk: {spilled} bytes")
 
 
 if __name__ == "__main__":
