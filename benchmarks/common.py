@@ -1,4 +1,4 @@
-"""What the benchmarks share: rates of several interleaved rounds, CPU seconds of the process tree, a table with ratios."""
+"""What the benchmarks share: rates of interleaved rounds, CPU seconds of the process tree, a table with ratios."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
