@@ -56,6 +56,76 @@ def settings(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def twelve_windows():
+    """Three windows each of four people: two in train, one in test, one in validation."""
+    from p2es.segmenting import segment
+    from p2es.simulator import simulate_person
+
+    def cut(index, split):
+        recording = simulate_person(0, index, 32.0)
+        return segment(recording, step_s=10.0, ids=lambda *parts: "/".join(parts), split=split).windows
+
+    return [w for index, split in enumerate(["train", "train", "test", "validation"]) for w in cut(index, split)]
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3-compatible server, a process of its own that answers HTTP.
+
+    It is moto's: an emulator, not S3. It knows no throttling, no eventual failures and no limits of S3.
+    """
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    import socket
+    import subprocess
+    import sys
+    import time
+
+    import requests
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                requests.get(f"{address}/moto-api/data.json", timeout=5)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.kill()
+        server.wait(10)
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    """The address of an empty bucket, and the environment that reaches it."""
+    import uuid
+
+    import fsspec
+    import s3fs
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"tests-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3").call_s3("create_bucket", Bucket=name)
+    yield f"s3://{name}"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
 def simulated_store():
     """Two windows of each of 24 simulated people, cut as any recording is."""
     from p2es.segmenting import segment

@@ -11,24 +11,14 @@ import numpy as np
 import pytest
 
 from p2es.errors import DatasetError
-from p2es.segmenting import segment
-from p2es.simulator import simulate_person
 from p2es.windows import decode, encode
-from p2es_platform import storage
+from p2es_platform import storage, versions
 from p2es_platform.dataset import Dataset, commit, finished_part, write_part
-
-SPLIT_OF = {0: "train", 1: "train", 2: "test", 3: "validation"}
 
 
 @pytest.fixture(scope="module")
-def windows():
-    """Three windows each of four people."""
-
-    def cut(index):
-        recording = simulate_person(0, index, 32.0)
-        return segment(recording, step_s=10.0, ids=lambda *parts: "/".join(parts), split=SPLIT_OF[index]).windows
-
-    return [window for index in SPLIT_OF for window in cut(index)]
+def windows(twelve_windows):
+    return twelve_windows
 
 
 def of_people(windows, *people):
@@ -139,16 +129,25 @@ def test_a_folder_without_manifest_is_no_dataset(tmp_path, windows):
     assert "p2es ingest" in refusal(Dataset.open, url)
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"format": "else"}, {"schema_version": 99}])
+@pytest.mark.parametrize("change", [{"version": 3}, {"format": "else"}, {"schema_version": 99}])
 def test_another_version_is_refused(url, change):
-    path = Path(url) / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path = Path(url) / versions.version_path(1)
+    body = json.loads(path.read_text()) | change
+    del body["checksum"]
+    path.write_bytes(versions.seal(body))
     assert "ingest again" in refusal(Dataset.open, url)
+
+
+def test_a_dataset_of_the_first_version_is_refused_by_name(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": "p2es-dataset", "version": 1, "schema_version": 1}))
+    assert "p2es-dataset 1 with window schema 1" in refusal(Dataset.open, str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}"])
 def test_a_damaged_manifest_is_refused(url, text):
     (Path(url) / "manifest.json").write_text(text)
+    Dataset.open(url).verify()
+    (Path(url) / versions.version_path(1)).write_text(text)
     refusal(Dataset.open, url)
 
 
@@ -192,9 +191,19 @@ def test_a_part_is_finished_only_with_all_its_files(url):
 def test_a_person_in_two_splits_is_found(tmp_path, windows):
     url = str(tmp_path / "d")
     first, *rest = of_people(windows, 0)
-    mixed = [first, *(dataclasses.replace(window, split="test") for window in rest)]
-    commit(url, [part(url, "a", mixed)], {})
+    moved = [dataclasses.replace(w, split="test", recording="other") for w in rest]
+    assert "test and train" in refusal(part, url, "a", [first, *moved])
+    parts = [part(url, "a", [first]), part(url, "b", moved)]
+    assert first.person[:12] in refusal(commit, url, parts, {})
+    commit(url, [unpeopled(url, p) for p in parts], {})
     assert "test and train" in refusal(Dataset.open(url).verify)
+
+
+def unpeopled(url, part):
+    """A part of a writer that does not keep account of its people."""
+    changed = dataclasses.replace(part, people={})
+    storage.write_atomic(storage.join(url, changed.path), changed.to_bytes())
+    return changed
 
 
 def test_a_window_that_is_there_twice_is_found(tmp_path, windows):
