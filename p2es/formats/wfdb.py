@@ -1,14 +1,15 @@
 """WFDB records (PhysioNet): single and multi-segment, several rates in one record, FLAC, MATLAB.
 
-wfdb 4.3.1 accepts wrong headers silently (a rate of nan loads as 250 Hz, a gain of 0 loads, a billion signals is a
-MemoryError), so the header is checked here first. A multi-segment record is read segment by segment: leads, order and
-gains may change between segments, and no window crosses one.
+A multi-segment record gives a recording for each run of segments that follow each other with the same leads, in the
+same order, with the same gains: a window may cross a cut that means nothing, and none crosses one that does.
 """
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,51 @@ from numpy.typing import NDArray
 
 from p2es.demographics import Demographics, Sex, parse_number, parse_sex
 from p2es.errors import InputError, RecordError
+from p2es.formats.wfdb_annotations import read_beats
+from p2es.formats.wfdb_header import (
+    UNCALIBRATED_GAIN,
+    Header,
+    SegmentLine,
+    SignalLine,
+    lenient_lines,
+    outside,
+    read_header,
+    within,
+)
+from p2es.formats.wfdb_samples import Cache, SignalFile
 from p2es.leads import canonical_lead
-from p2es.recording import Recording, Signal, SignalKind
+from p2es.recording import LazySamples, Recording, Samples, Signal, SignalKind
 
-MAX_SIGNALS = 512
-MAX_SAMPLES = 10**10
+_BEATS = (".atr", ".ii")
+"""Annotations that are read when they are there, the first of them: all beats; what LUDB marks in lead II."""
 _TO_MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
-_PPG = re.compile(r"^(pleth|ppg)", re.IGNORECASE)
-_OTHER_ECG = re.compile(r"^(v\d?|mcl\d?|ecg.*|mv\d)$", re.IGNORECASE)
-_BEATS = frozenset("NLRBAaJSVrFejnE/fQ?")
+# `carotid_880nm`: SensSmartTech names its sensors by place and wavelength. A "resp pleth" is a chest belt.
+_PPG = re.compile(r"(?:.*[^a-z])?(?:(?:photo)?pleth|ppg).*|.*[_ ]\d{3,4} ?nm", re.IGNORECASE)
+_NO_PPG = re.compile(r"resp|thorac|abdom|imped", re.IGNORECASE)
+# Right and posterior chest leads, modified ones, Holter's, and `II+` of some monitors: an ECG, but none of the 12.
+_OTHER_ECG = re.compile(
+    r"(?:(?:v|mcl)\d{0,2}r?|[cm]?m[lv]?\d|cc5|cs\d|(?:i{1,3}|av[rlf]|v\d?|mcl\d?)\+|(?:.*[^a-z])?(?:ecg|ekg).*)",
+    re.IGNORECASE,
+)
+# Numerics and other sensors that carry ECG or a lead's letter in their name.
+_NO_VOLTAGE = frozenset({"bpm", "/min", "pm", "mmhg", "ohm", "ohms", "c", "g", "l", "l/min", "deg/s"})
 _PERSON_FIELDS = {
-    "age_years": re.compile(r"\bage>?\s*[:=]\s*([^\s<,;]+)", re.IGNORECASE),
-    "sex": re.compile(r"\b(?:sex|gender)>?\s*[:=]\s*([A-Za-z?]+)", re.IGNORECASE),
-    "height_cm": re.compile(r"\bheight[^:=\n]{0,8}[:=]\s*([\d.]+)", re.IGNORECASE),
-    "weight_kg": re.compile(r"\bweight[^:=\n]{0,8}[:=]\s*([\d.]+)", re.IGNORECASE),
+    "age_years": re.compile(r"\bage>?[ \t]*[:=][ \t]*([^\s<,;]+)", re.IGNORECASE),
+    "sex": re.compile(r"\b(?:sex|gender)>?[ \t]*[:=][ \t]*([A-Za-z?]+)", re.IGNORECASE),
+    "height_cm": re.compile(r"\bheight[^:=\n]{0,8}[:=][ \t]*([\d.]+)", re.IGNORECASE),
+    "weight_kg": re.compile(r"\bweight[^:=\n]{0,8}[:=][ \t]*([\d.]+)", re.IGNORECASE),
 }
+_IN_MEMORY = 2**18
+"""Samples of a signal that are read at once: 9 minutes at 500 Hz, 1 MB."""
+_COMMENT_LETTERS = 100_000
+"""What is searched for the person: whole diagnoses fit in."""
 _SUBJECT_FOLDER = re.compile(r"(?:patient|subject|[ps])[-_]?\d{3,}", re.IGNORECASE)
-_ACTIVITY = re.compile(r"<activity>:\s*(\w+)")
+_ACTIVITY = re.compile(r"<activity>:[ \t]*(\w+)")
 # MIT-BIH writes age, sex and codes without names: `69 M 1085 1629 x1`.
-_MIT_BIH = re.compile(r"^\s*(\d{1,3})\s+([MF])\s+\d", re.MULTILINE)
-_PERSON_ID = re.compile(r"^\s*person\s*[:=]\s*(\S+)\s*$", re.IGNORECASE | re.MULTILINE)
+_MIT_BIH = re.compile(r"^[ \t]*(\d{1,3})[ \t]+([MF])[ \t]+\d", re.MULTILINE)
+_PERSON_ID = re.compile(r"^[ \t]*person[ \t]*[:=][ \t]*(\S+)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+# MIMIC-IV; its folders, also those of MIMIC-IV-ECG, write the same number behind a p.
+_SUBJECT_ID = re.compile(r"^[ \t]*subject_id[ \t:=]+(\d{1,12})[ \t]*$", re.MULTILINE)
 _SYNTHETIC = re.compile(r"\bSYNTHETIC\b")
 
 
@@ -44,34 +70,58 @@ def inner_headers(headers: Sequence[Path]) -> set[Path]:
     """Give the headers that belong to a multi-segment record, layouts included: they are read through it."""
     inner: set[Path] = set()
     for header in headers:
-        lines = _lines(header)
+        lines = lenient_lines(header)
         if lines and "/" in lines[0].split()[0]:
-            inner |= {header.parent / f"{line.split()[0]}.hea" for line in lines[1:] if line.split()}
+            inner |= {header.parent / f"{line.split()[0]}.hea" for line in lines[1:]} - {header}
     return inner
 
 
 def named_files(header: Path) -> list[Path]:
     """Give the files that a header needs beside itself, there or not: annotations, then signal files or segments."""
-    lines = _lines(header)
+    lines = lenient_lines(header)
     multiple = bool(lines) and "/" in lines[0].split()[0]
     names = dict.fromkeys(line.split()[0] for line in lines[1:])
-    paths = [header.parent / (f"{name}.hea" if multiple else name) for name in names if name != "~"]
     # A name with a folder in it is refused when the header is read.
-    beside = [path for path in paths if path.parent == header.parent and path != header]
-    return [header.with_suffix(".atr"), *beside]
+    beside = [name for name in names if name not in {"~", ".", ".."} and not re.search(r"[/\\\0]", name)]
+    paths = [header.parent / (f"{name}.hea" if multiple else name) for name in beside]
+    return [*(header.with_suffix(kind) for kind in _BEATS), *(path for path in paths if path != header)]
 
 
-def files_of(header: Path) -> list[Path]:
-    """Give header, annotations, signal and segment files of a record: those that exist, in the order of the header."""
-    found = [header]
+def files_of(header: Path, name: str = "") -> list[Path]:
+    """Give header, annotations, signal and segment files of a record: those that exist, in the order of the header.
+
+    Parameters
+    ----------
+    header : Path
+    name : str
+        Of the record in its archive, which says where the archive begins: links that leave it are not followed.
+    """
+    root = _root(header, name)
+    found = {header: None}
     for path in named_files(header):
-        if path.is_file():
-            found += files_of(path) if path.suffix == ".hea" else [path]
-    return found
+        if _is_there(path, root):
+            found[path] = None
+            if path.suffix == ".hea":
+                found |= dict.fromkeys(inner for inner in named_files(path) if _is_there(inner, root))
+    return list(found)
+
+
+def _is_there(path: Path, root: Path) -> bool:
+    try:
+        return path.is_file() and within(path, root)
+    except OSError:  # a name too long for the file system
+        return False
+
+
+def _root(path: Path, name: str) -> Path:
+    """Give the archive's folder: the header's path without the record's name."""
+    whole, tail = path.absolute(), Path(f"{name}{path.suffix}")
+    own = bool(name) and whole.parts[-len(tail.parts) :] == tail.parts and len(whole.parts) > len(tail.parts)
+    return whole.parents[len(tail.parts) - 1] if own else whole.parent
 
 
 def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iterator[Recording]:
-    """Read a record, a recording a segment.
+    """Read a record, a recording a run of segments; the samples stay in their files.
 
     Parameters
     ----------
@@ -82,213 +132,274 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
     source : str
         Institution family.
     skipped : list of RecordError
-        Gets an entry for each segment that could not be read while others could.
+        Gets an entry for each segment or signal that could not be read while others could.
 
     Raises
     ------
     RecordError
         When nothing of the record can be read, with a reason code.
     """
-    lines = _checked_lines(path)
-    comments = "\n".join(_comments(path))
-    person, demographics = _person(path, name, comments), _demographics(comments)
-    if "/" not in lines[0].split()[0]:
-        yield _recording(path, name, source, person, demographics, comments)
-        return
-    errors: list[RecordError] = []
-    readable = 0
-    for segment in _segments(lines):
-        try:
-            inner = path.parent / f"{segment}.hea"
-            if not inner.exists():
-                raise RecordError(f"segment {segment} of {path.name} is not there: fetch it", "missing_segment")
-            yield _recording(inner, f"{name}/{segment}", source, person, demographics, comments)
-            readable += 1
-        except RecordError as error:
-            errors.append(error)
-    if not readable:
-        raise errors[0] if errors else RecordError(f"{path.name} has no segment with signals", "no_segments")
-    skipped += errors
-
-
-def _segments(lines: Sequence[str]) -> Iterator[str]:
-    """Give the segments of a multi-segment header that hold signals: neither gaps (`~`) nor a layout (length 0)."""
-    for line in lines[1:]:
-        segment, *rest = line.split()
-        # One sample is how MIMIC marks a change of setup.
-        if segment != "~" and rest and _integer(rest[0]) > 1:
-            yield segment
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-
-
-def _comments(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return [line.lstrip()[1:] for line in text.splitlines() if line.lstrip().startswith("#")]
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return 0
-
-
-def _rate(fields: Sequence[str]) -> float:
-    if len(fields) < 3:
-        raise RecordError("the header has no sampling rate: add it to the record line", "rate")
-    try:
-        rate = float(re.split(r"[/(]", fields[2])[0])
-    except ValueError:
-        rate = math.nan
-    if not (math.isfinite(rate) and 1.0 <= rate <= 100_000.0):
-        raise RecordError(f"the header gives a rate of {fields[2]} Hz: correct the record line", "rate")
-    return rate
-
-
-def _checked_lines(path: Path) -> list[str]:
-    """Read the header and refuse what wfdb would take silently or choke on."""
-    lines = _lines(path)
-    if not lines:
-        raise RecordError(f"{path.name} is empty or missing: fetch it again", "header")
-    fields = lines[0].split()
-    if len(fields) < 2:
-        raise RecordError(f"{path.name} has no number of signals: fetch it again", "header")
-    multiple = "/" in fields[0]
-    count = _integer(fields[0].split("/")[1]) if multiple else _integer(fields[1])
-    if not 1 <= count <= (100_000 if multiple else MAX_SIGNALS):
-        raise RecordError(
-            f"{path.name} claims {count} {'segments' if multiple else 'signals'}: correct the header",
-            "header",
-        )
-    _rate(fields)
-    if len(fields) > 3 and _integer(fields[3]) > MAX_SAMPLES:
-        raise RecordError(f"{path.name} claims {fields[3]} samples: correct the header", "header")
-    if len(lines) < count + 1:
-        raise RecordError(f"{path.name} lists {len(lines) - 1} of {count} lines: fetch it again", "header")
-    for line in lines[1 : count + 1]:
-        if "/" in line.split()[0] or "\\" in line.split()[0] or "\0" in line:
-            raise RecordError(f"{path.name} names a file outside its folder: correct the header", "header")
-    return lines[: count + 1]
-
-
-@dataclass(frozen=True)
-class _Channel:
-    """A signal line of a header: which column, its name, its gain as written (nan when there is none)."""
-
-    index: int
-    name: str
-    gain: float
-
-
-def _channels(lines: Sequence[str]) -> list[_Channel]:
-    """Give the ECG and PPG channels of a header: only they are read."""
-    found = []
-    for index, line in enumerate(lines[1:]):
-        fields = line.split(maxsplit=8)
-        name = fields[8].strip() if len(fields) > 8 else ""
-        if not (_PPG.match(name) or canonical_lead(name) or _OTHER_ECG.match(name)):
-            continue
-        try:
-            gain = float(re.split(r"[(/]", fields[2])[0])
-        except ValueError:
-            gain = math.nan
-        found.append(_Channel(index, name, gain))
-    return found
-
-
-def _recording(path: Path, name: str, source: str, person: str, demographics: Demographics, comments: str) -> Recording:
-    lines = _checked_lines(path)
-    channels = _channels(lines)
-    if not channels:
-        raise RecordError(f"{path.name} has neither an ECG nor a PPG (a signal named PLETH or PPG)", "no_signal")
-    record = _load(path, channels)
-    signals = tuple(_signals(record, channels))
-    if not signals:
-        raise RecordError(f"{path.name} has no sample of an ECG or a PPG: all are missing", "no_signal")
-    return Recording(
+    root = _root(path, name)
+    header = read_header(path, root)
+    comments = header.comments[:_COMMENT_LETTERS]
+    record = Recording(
         record=name,
         source=source,
-        person=person,
-        signals=signals,
-        demographics=demographics,
-        r_peaks_s=_r_peaks(path),
+        person=_person(path, name, comments),
+        signals=(),
+        demographics=_demographics(comments),
         simulated=bool(_SYNTHETIC.search(comments)),
         provenance={"format": "wfdb"},
     )
-
-
-def _load(path: Path, channels: Sequence[_Channel]) -> Any:
-    """Read the channels by wfdb, each at its own rate; and refuse what is shorter than the header says."""
-    import wfdb as library
-
-    try:
-        record = library.rdrecord(
-            str(path.with_suffix("")), channels=[c.index for c in channels], smooth_frames=False, physical=True
-        )
-    except FileNotFoundError as error:
-        raise RecordError(f"{path.name} names a signal file that is not there: fetch it", "missing_file") from error
-    except Exception as error:  # wfdb raises every kind of error on odd input
-        raise RecordError(
-            f"{path.name} cannot be read ({type(error).__name__}): fetch it again", "unreadable"
-        ) from error
-    for samples, per_frame in zip(record.e_p_signal, record.samps_per_frame, strict=True):
-        if record.sig_len and len(samples) != record.sig_len * (per_frame or 1):
-            raise RecordError(f"a signal file of {path.name} is cut short: fetch it again", "truncated")
-    return record
-
-
-def _signals(record: Any, channels: Sequence[_Channel]) -> Iterator[Signal]:
-    for place, channel in enumerate(channels):
-        samples = np.asarray(record.e_p_signal[place], dtype=np.float32)
-        if samples.size < 2 or not np.isfinite(samples).any():
+    beats = _beats(path, header.frame_hz, root, skipped)
+    if header.segments is None:
+        run = [_opened(path, header, root, Cache(), skipped)]
+        yield replace(record, signals=_joined(run), r_peaks_s=beats)
+        return
+    left_out: list[RecordError] = []
+    readable = 0
+    for run in _runs(path, header, header.segments, root, left_out):
+        try:
+            signals = _joined(run)
+        except RecordError as error:
+            left_out.append(error)
             continue
-        fs_hz = float(record.fs) * int(record.samps_per_frame[place] or 1)
-        unit = str(record.units[place] or "")
-        if _PPG.match(channel.name):
-            yield Signal(channel.name, SignalKind.PPG, samples, fs_hz, unit)
+        peaks = _of_run(run, beats, root, left_out)
+        yield replace(record, record=f"{name}/{run[0].path.stem}", signals=signals, r_peaks_s=peaks)
+        readable += 1
+    if not readable:
+        raise left_out[0] if left_out else RecordError(f"{path.name} has no segment with signals", "no_segments")
+    skipped += left_out
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A record with one segment, or a segment: its header, where it starts in the whole record, what it holds.
+
+    `setup` is what must be the same for the next one to follow on.
+    """
+
+    path: Path
+    start: int
+    frames: int
+    frame_hz: float
+    signals: tuple[Signal, ...]
+    setup: tuple[Any, ...]
+    files: frozenset[tuple[Path, int]]
+
+
+def _runs(
+    path: Path, header: Header, lines: Sequence[SegmentLine], root: Path, left_out: list[RecordError]
+) -> Iterator[list[_Segment]]:
+    """Give the runs of segments that belong together; what cannot be read goes to `left_out`."""
+    cache, start = Cache(), 0
+    run: list[_Segment] = []
+    seen: set[frozenset[tuple[Path, int]]] = set()
+    for line in lines:
+        segment = None
+        try:
+            segment = _segment(path, header, line, start, root, cache, left_out)
+        except RecordError as error:
+            left_out.append(error)
+        if segment and segment.files in seen:
+            left_out.append(RecordError(f"{segment.path.name} holds the samples of an earlier segment", "duplicate"))
+            segment = None
+        if run and not (segment and segment.setup == run[-1].setup and start == run[-1].start + run[-1].frames):
+            yield run
+            run = []
+        if segment:
+            run.append(segment)
+            seen.add(segment.files)
+        start += line.frames
+    if run:
+        yield run
+
+
+def _segment(
+    path: Path, header: Header, line: SegmentLine, start: int, root: Path, cache: Cache, left_out: list[RecordError]
+) -> _Segment | None:
+    """Open a segment of a multi-segment record; None for a gap (`~`) and a layout (length 0), which hold nothing."""
+    if line.name is None or line.frames == 0:
+        return None
+    if line.frames == 1:
+        # One sample is how MIMIC marks a change of setup.
+        raise RecordError(f"segment {line.name} of {path.name} is one sample long", "shorter_than_a_window")
+    inner = path.parent / f"{line.name}.hea"
+    if not _is_there(inner, root):
+        raise RecordError(f"segment {line.name} of {path.name} is not there: fetch it", "missing_segment")
+    found = read_header(inner, root)
+    if found.segments is not None:
+        raise RecordError(f"{path.name} names {inner.name}, which has segments itself: correct it", "header")
+    if abs(found.frame_hz - header.frame_hz) > 1e-6 * header.frame_hz:
+        raise RecordError(f"{inner.name} has another rate than {path.name}: correct one of them", "rate")
+    opened = _opened(inner, replace(found, frames=found.frames or line.frames), root, cache, left_out)
+    return replace(opened, start=start)
+
+
+def _opened(path: Path, header: Header, root: Path, cache: Cache, left_out: list[RecordError]) -> _Segment:
+    """Open the files of a record with one segment that hold an ECG or a PPG, and check them."""
+    kept = [line for line in header.signals if _kind(line) and line.file]
+    if not kept:
+        raise RecordError(f"{path.name} has neither an ECG nor a PPG (a signal named PLETH or PPG)", "no_signal")
+    sharing = {line.file or "": [other for other in header.signals if other.file == line.file] for line in kept}
+    files = {name: _file(path, name, lines, header.frames, root, cache) for name, lines in sharing.items()}
+    frames = header.frames or min(file.frames for file in files.values())
+    if frames < 2:
+        raise RecordError(f"{path.name} has no samples", "no_signal")
+    signals, setup, errors = [], [], []
+    for line in kept:
+        file, lines = files[line.file or ""], sharing[line.file or ""]
+        index = next(k for k, other in enumerate(lines) if other is line)
+        try:
+            signals.append(_signal(path, line, header.frame_hz, frames, file, index))
+            setup.append((line.name, line.gain, line.baseline, line.unit, line.per_frame))
+        except RecordError as error:
+            errors.append(error)
+    if not signals:
+        raise errors[0]
+    left_out += errors
+    places = frozenset((file.path, max(line.offset for line in sharing[name])) for name, file in files.items())
+    return _Segment(path, 0, frames, header.frame_hz, tuple(signals), tuple(setup), places)
+
+
+def _file(path: Path, name: str, lines: Sequence[SignalLine], frames: int, root: Path, cache: Cache) -> SignalFile:
+    if not within(path.parent / name, root):
+        raise RecordError(outside(name), "outside")
+    return SignalFile(path.parent / name, lines, path.name, frames, cache)
+
+
+def _kind(line: SignalLine) -> SignalKind | None:
+    """Tell by its name what a signal is; None for what is neither ECG nor PPG."""
+    if _PPG.fullmatch(line.name) and not _NO_PPG.search(line.name):
+        return SignalKind.PPG
+    voltage = line.unit.lower() not in _NO_VOLTAGE
+    return SignalKind.ECG if voltage and (canonical_lead(line.name) or _OTHER_ECG.fullmatch(line.name)) else None
+
+
+def _signal(path: Path, line: SignalLine, frame_hz: float, frames: int, file: SignalFile, index: int) -> Signal:
+    """Make a signal of a line: ECG in millivolt where the header allows it."""
+    fs_hz = frame_hz * line.per_frame
+    if not 1.0 <= fs_hz <= 100_000.0:
+        raise RecordError(f"{path.name} gives {line.name} a rate of {fs_hz:g} Hz: correct the record line", "rate")
+    if line.gain is not None and math.isnan(line.gain):
+        raise RecordError(f"{path.name} gives {line.name} an unusable gain or baseline: correct the header", "header")
+    kind, unit, factor, gain = _kind(line), line.unit, 1.0, line.gain
+    assert kind is not None
+    if kind is SignalKind.ECG:
+        # Without a gain it is not calibrated (header(5)): no millivolt can be made of it.
+        known = _TO_MILLIVOLT.get(unit.lower()) if gain is not None else None
+        factor, unit = (1.0, "unknown") if known is None else (known, "mV")
+    load = _Physical(file, index, line, factor)
+    return Signal(
+        name=line.name,
+        kind=kind,
+        samples=LazySamples(frames * line.per_frame, load),
+        fs_hz=fs_hz,
+        unit=unit,
+        lead=canonical_lead(line.name) if kind is SignalKind.ECG else None,
+        gain=None if gain is None else gain / factor,
+    )
+
+
+@dataclass(frozen=True)
+class _Physical:
+    """Reads a signal: from steps to its unit, NaN for what was not recorded, skew taken out."""
+
+    file: SignalFile
+    index: int
+    line: SignalLine
+    factor: float
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.floating]:
+        per_frame, skew = self.line.per_frame, self.line.skew
+        samples = np.full(stop - start, np.nan, np.float32)
+        first = start // per_frame
+        last = min(-(-stop // per_frame) + skew, self.file.frames)
+        at = first * per_frame - start
+        for steps in self.file.stretches(self.index, first + skew, last):
+            low, high = max(at, 0), min(at + steps.size, samples.size)
+            part = steps[low - at : high - at]
+            values = (part - np.float64(self.line.baseline)) / (self.line.gain or UNCALIBRATED_GAIN) * self.factor
+            if self.file.missing is not None:
+                values[part == self.file.missing] = np.nan
+            samples[low:high] = values
+            at += steps.size
+        return samples
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Reads a signal that goes on from segment to segment."""
+
+    parts: tuple[Samples, ...]
+    starts: tuple[int, ...]
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.floating]:
+        pieces = [np.empty(0, np.float32)]
+        for k in range(bisect_right(self.starts, start) - 1, len(self.parts)):
+            if self.starts[k] >= stop:
+                break
+            pieces.append(self.parts[k][max(start - self.starts[k], 0) : stop - self.starts[k]])
+        return np.concatenate(pieces)
+
+
+def _joined(run: Sequence[_Segment]) -> tuple[Signal, ...]:
+    """Give the signals of a run of segments; short ones in memory, without those that nothing was recorded of."""
+    signals = []
+    for members in zip(*(segment.signals for segment in run), strict=True):
+        parts = tuple(signal.samples for signal in members)
+        starts = tuple(accumulate((part.size for part in parts), initial=0))
+        chained = parts[0] if len(parts) == 1 else LazySamples(starts[-1], _Chain(parts, starts[:-1]))
+        samples = chained[0 : chained.size] if chained.size <= _IN_MEMORY else chained
+        pieces = (samples[k : k + _IN_MEMORY] for k in range(0, samples.size, _IN_MEMORY))
+        if any(np.isfinite(piece).any() for piece in pieces):
+            signals.append(replace(members[0], samples=samples))
+    if not signals:
+        raise RecordError(f"{run[0].path.name} has no sample of an ECG or a PPG: all are missing", "no_signal")
+    return tuple(signals)
+
+
+def _beats(path: Path, frame_hz: float, root: Path, errors: list[RecordError]) -> NDArray[np.float64] | None:
+    """Read the annotated R peaks beside a header, seconds from its start; what is broken costs no recording."""
+    for companion in (path.with_suffix(kind) for kind in _BEATS):
+        if not _is_there(companion, root):
             continue
-        factor = _TO_MILLIVOLT.get(unit.lower())
-        # A gain of 0 or none means "uncalibrated" (WFDB header specification): no millivolt can be made of it.
-        if factor is None or not math.isfinite(channel.gain) or channel.gain == 0:
-            factor, unit = 1.0, "unknown"
-        else:
-            unit = "mV"
-        scaled = samples * np.float32(factor)
-        yield Signal(channel.name, SignalKind.ECG, scaled, fs_hz, unit, 0.0, canonical_lead(channel.name))
+        try:
+            ticks, rate_hz = read_beats(companion)
+        except RecordError as error:
+            errors.append(error)
+            continue
+        if ticks.size:
+            return ticks / (rate_hz or frame_hz)
+    return None
 
 
-def _r_peaks(path: Path) -> NDArray[np.float64] | None:
-    """Read the beats of an `.atr` file next to the header."""
-    import wfdb as library
-
-    if not path.with_suffix(".atr").exists():
+def _of_run(
+    run: Sequence[_Segment], beats: NDArray[np.float64] | None, root: Path, errors: list[RecordError]
+) -> NDArray[np.float64] | None:
+    """Give the R peaks of a run, from its start: the whole record's, else those of its segments."""
+    start_s, end_s = run[0].start / run[0].frame_hz, (run[-1].start + run[-1].frames) / run[0].frame_hz
+    if beats is None:
+        own = [(s.start / s.frame_hz, _beats(s.path, s.frame_hz, root, errors)) for s in run]
+        found = [offset_s + times for offset_s, times in own if times is not None]
+        beats = np.concatenate(found) if found else None
+    if beats is None:
         return None
-    try:
-        found = library.rdann(str(path.with_suffix("")), "atr")
-    except Exception:  # noqa: BLE001 - a broken annotation must not cost the recording
-        return None
-    beats = [sample for sample, symbol in zip(found.sample, found.symbol, strict=True) if symbol in _BEATS]
-    if not beats or not found.fs:
-        return None
-    return np.asarray(beats, np.float64) / float(found.fs)
+    peaks = beats[(beats >= start_s) & (beats < end_s)] - start_s
+    return peaks if peaks.size else None
 
 
 def _person(path: Path, name: str, comments: str) -> str:
     """Name the person, so that two records of one person get one name.
 
-    A `person:` comment; else the folder that names a subject (`p10014354`, `patient001`, `s25047`), the deepest; else
-    what the record name begins with, a folder's name (MIMIC-III) or what comes before the activity (PTT-PPG);
-    else the record name.
+    A `person:` comment or MIMIC-IV's `subject_id`; else the folder that names a subject (`p10014354`, `patient001`,
+    `s25047`), the deepest; else what the record name begins with, a folder's name (MIMIC-III) or what comes before the
+    activity (PTT-PPG); else the record name.
     """
     if stated := _PERSON_ID.search(comments):
         return stated.group(1)
+    if subject := _SUBJECT_ID.search(comments):
+        return f"p{subject.group(1)}"
     folders = [part for part in name.split("/")[:-1] if _SUBJECT_FOLDER.fullmatch(part)]
     if folders:
         return folders[-1]
