@@ -63,8 +63,9 @@ _ACTIVITY = re.compile(r"<activity>:[ \t]*(\w+)")
 # MIT-BIH writes age, sex and codes without names: `69 M 1085 1629 x1`.
 _MIT_BIH = re.compile(r"^[ \t]*(\d{1,3})[ \t]+([MF])[ \t]+\d", re.MULTILINE)
 _PERSON_ID = re.compile(r"^[ \t]*person[ \t]*[:=][ \t]*(\S+)[ \t]*$", re.IGNORECASE | re.MULTILINE)
-# MIMIC-IV; its folders, also those of MIMIC-IV-ECG, write the same number behind a p.
-_SUBJECT_ID = re.compile(r"^[ \t]*subject_id[ \t:=]+(\d{1,12})[ \t]*$", re.MULTILINE)
+# MIMIC-IV, and in angle brackets MIMIC-IV-ECG, whose deepest folder is the study's (`s40689238`); the folders of both
+# write the same number behind a p.
+_SUBJECT_ID = re.compile(r"^[ \t]*<?subject_id>?[ \t:=]+(\d{1,12})[ \t]*$", re.MULTILINE)
 _SYNTHETIC = re.compile(r"\bSYNTHETIC\b")
 
 
