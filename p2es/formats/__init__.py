@@ -1,77 +1,83 @@
 """Readers, one module a format: find the records of an archive, read each as recordings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from p2es.errors import InputError, RecordError
-from p2es.formats import csv, wfdb
+from p2es.formats import matlab, table, wfdb
+from p2es.formats.find import RecordRef, Survey, survey, why_unknown
+from p2es.formats.mapping import Layout, load_mapping, shipped
+from p2es.formats.people import People, PeopleLayout, load_people, load_people_layout
 from p2es.recording import Recording
 
+__all__ = [
+    "Layout",
+    "People",
+    "PeopleLayout",
+    "ReadOptions",
+    "RecordRef",
+    "Survey",
+    "content_files",
+    "find_records",
+    "load_mapping",
+    "load_people",
+    "load_people_layout",
+    "read",
+    "shipped",
+    "survey",
+]
 
-@dataclass(frozen=True)
-class RecordRef:
-    """Where a record lies; cheap to make and to send.
-
-    Attributes
-    ----------
-    path : str
-        The file that names the record (a WFDB header, a CSV).
-    format : str
-        Key of the reader.
-    name : str
-        Path from the archive's root, for WFDB without the ending: unique in the archive.
-    """
-
-    path: str
-    format: str
-    name: str
-
-
-_READERS: dict[str, Callable[[Path, str, str, list[RecordError]], Iterator[Recording]]] = {
-    "wfdb": wfdb.read,
-    "csv": csv.read,
+# What no reader is given, and why.
+_REFUSED = {
+    "link": ("is a link that leaves the archive, or to a folder: copy what it names into the archive", "link"),
+    "missing": ("is listed but not there: fetch it", "missing_file"),
 }
 
 
-def find_records(path: str) -> list[RecordRef]:
-    """Find the records of a file or, with all folders below, a folder; sorted by name.
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a user declares of an archive; small enough to send with a task.
 
-    Every WFDB header and every CSV is a record, also one that will turn out to be unreadable: what cannot be read is
-    told, not passed over.
+    Attributes
+    ----------
+    mappings : tuple of Layout
+        Layouts of tables and MATLAB files, tried before the shipped ones.
+    people : tuple of People
+        Tables joined to every recording, one after the other.
+    """
+
+    mappings: tuple[Layout, ...] = ()
+    people: tuple[People, ...] = ()
+
+
+def find_records(
+    path: str, *, mappings: tuple[Layout, ...] = (), tables: Sequence[PeopleLayout] = ()
+) -> list[RecordRef]:
+    """Find the records of a file, a folder with all below it, a glob or a list (`survey`); sorted by name.
+
+    Every file that may be a recording is here, also one that will turn out to be unreadable or of an unknown format:
+    what cannot be read is told when it is read, not passed over.
 
     Raises
     ------
     InputError
-        When there is nothing there, or nothing that a reader knows.
+        When there is nothing there, or nothing that may be a recording.
     """
-    root = Path(path).expanduser()
-    if not root.exists() and root.with_name(f"{root.name}.hea").exists():
-        root = root.with_name(f"{root.name}.hea")
-    if not root.exists():
-        raise InputError(f"there is no {path}: give a recording or a folder of recordings")
-    files = [root] if root.is_file() else [p for p in root.rglob("*") if _visible(p, root)]
-    base = root.parent if root.is_file() else root
-    headers = [p for p in files if p.suffix == ".hea"]
-    inner = wfdb.inner_headers(headers)
-    found = [RecordRef(str(p), "wfdb", _name(p, base).removesuffix(".hea")) for p in headers if p not in inner]
-    found += [RecordRef(str(p), "csv", _name(p, base)) for p in files if p.suffix == ".csv"]
+    found = survey(path, mappings, tables).records
     if not found:
-        raise InputError(f"{path} holds no recording that p2es reads: give WFDB headers (.hea) or CSV files")
-    return sorted(found, key=lambda reference: reference.name)
+        raise InputError(f"{path} holds no recording: give WFDB headers, EDF, DICOM, aECG, .vital, MATLAB or tables")
+    return found
 
 
-def _visible(path: Path, root: Path) -> bool:
-    """Tell whether it is a file, and not in a hidden folder: there an interrupted writer leaves its parts."""
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _name(path: Path, base: Path) -> str:
-    return path.relative_to(base).as_posix()
-
-
-def read(reference: RecordRef, source: str, skipped: list[RecordError] | None = None) -> Iterator[Recording]:
-    """Read a record, a recording a segment.
+def read(
+    reference: RecordRef,
+    source: str,
+    skipped: list[RecordError] | None = None,
+    options: ReadOptions | None = None,
+) -> Iterator[Recording]:
+    """Read a record, a recording a stretch with one set of leads.
 
     Parameters
     ----------
@@ -80,17 +86,52 @@ def read(reference: RecordRef, source: str, skipped: list[RecordError] | None = 
         Institution family.
     skipped : list of RecordError, optional
         Gets an entry for each part that could not be read while others could.
+    options : ReadOptions, optional
 
     Raises
     ------
     RecordError
         When nothing of it can be read.
     """
-    errors = [] if skipped is None else skipped
-    return _READERS[reference.format](Path(reference.path), reference.name, source, errors)
+    options = options or ReadOptions()
+    found = _read(reference, source, [] if skipped is None else skipped, options)
+    return (_joined(recording, options.people) for recording in found)
 
 
-def content_files(reference: RecordRef) -> list[Path]:
-    """Give the files whose bytes are the record: what its content key is made of."""
+def _joined(recording: Recording, tables: Sequence[People]) -> Recording:
+    for people in tables:
+        recording = people.join(recording)
+    return recording
+
+
+def _read(reference: RecordRef, source: str, skipped: list[RecordError], options: ReadOptions) -> Iterator[Recording]:
     path = Path(reference.path)
-    return wfdb.files_of(path) if reference.format == "wfdb" else [path]
+    match reference.format:
+        case "unknown":
+            raise why_unknown(path)
+        case "link" | "missing":
+            what, reason = _REFUSED[reference.format]
+            raise RecordError(f"{path.name} {what}", reason)
+        case "csv" | "parquet":
+            return table.read(path, reference.name, source, skipped, options.mappings)
+        case "matlab":
+            return matlab.read(path, reference.name, source, skipped, options.mappings)
+        case "wfdb":
+            return wfdb.read(path, reference.name, source, skipped)
+        case "edf" | "vital" | "dicom" | "aecg":
+            reader = import_module(f"p2es.formats.{reference.format}")
+            found: Iterator[Recording] = reader.read(path, reference.name, source, skipped)
+            return found
+    raise KeyError(reference.format)
+
+
+def content_files(reference: RecordRef, options: ReadOptions | None = None) -> list[Path]:
+    """Give the files whose bytes are the record: what its content key is made of; none for what is not there."""
+    path = Path(reference.path)
+    if reference.format in {"link", "missing"} or not path.is_file():
+        return []
+    if reference.format == "wfdb":
+        return wfdb.files_of(path, reference.name)
+    if reference.format in {"csv", "parquet"}:
+        return table.files_of(path, (options or ReadOptions()).mappings)
+    return [path]

@@ -15,12 +15,12 @@ from typing import Any
 
 from p2es.demographics import Sex
 from p2es.errors import ConfigError
+from p2es.formats.naming import to_millivolt
 from p2es.leads import canonical_lead
 from p2es.recording import SignalKind
 
 At = str | int
 _FIELDS = ("age_years", "sex", "height_cm", "weight_kg")
-_TO_MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
 MAX_BYTES = 1 << 20
 
 
@@ -63,7 +63,7 @@ class Column:
     @property
     def millivolt(self) -> float | None:
         """What a value is multiplied by to become millivolt; None for a PPG and an unknown unit."""
-        return _TO_MILLIVOLT.get(self.unit.lower()) if self.kind is SignalKind.ECG else None
+        return to_millivolt(self.unit) if self.kind is SignalKind.ECG else None
 
     @property
     def stored_unit(self) -> str:

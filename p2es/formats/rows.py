@@ -140,13 +140,17 @@ def blocks_of(
     path: Path, header: Header, layout: Layout, numbers: list[int], texts: list[int], first: dict[int, str]
 ) -> Iterator[dict[int, NDArray[np.floating]]]:
     """Give the numeric columns of a table chunk by chunk; put what the first row says into `first`."""
-    blocks = _parquet_frames(path, sorted({*numbers, *texts})) if header.kind == "parquet" else None
-    if blocks is None:
-        blocks = _csv_frames(path, header, header.has_names(layout), sorted({*numbers, *texts}))
-    for frame in blocks:
+    for frame in frames_of(path, header, sorted({*numbers, *texts}), named=header.has_names(layout)):
         if not first:
             first.update({k: "" if frame[k].empty else _text(frame[k].iloc[0]) for k in texts})
         yield {k: _numbers(frame[k], path.name) for k in numbers}
+
+
+def frames_of(path: Path, header: Header, places: list[int], *, named: bool = True) -> Iterator[Any]:
+    """Give the columns at `places` as data frames by number, chunk by chunk; `named`: the first row is names."""
+    if header.kind == "parquet":
+        return _parquet_frames(path, places)
+    return _csv_frames(path, header, named, places)
 
 
 def _text(value: Any) -> str:

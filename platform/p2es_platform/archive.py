@@ -1,56 +1,162 @@
 """Archives at any address: a record that lies in a bucket is copied to this machine for as long as it is read."""
 
+import hashlib
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
 from p2es.errors import InputError
-from p2es.formats import RecordRef, find_records
-from p2es.formats.wfdb import named_files
+from p2es.formats import Layout, PeopleLayout, ReadOptions, RecordRef, Survey, content_files, find_records
+from p2es.formats import survey as survey_local
+from p2es.formats.find import HEADER_BYTES, beside_names, named_by, survey_tree
 from p2es_platform import storage
 
+# Heads fetched at a time: in parallel where the file system can, and 1 MB of memory.
+_BATCH = 256
 
-def find(url: str) -> list[RecordRef]:
+
+class Bucket:
+    """The files below an address, for `survey_tree`: of each only the head is fetched, of WFDB headers all.
+
+    Parameters
+    ----------
+    url : str
+        Of a folder, without a wildcard.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._files, self._root = fsspec.core.url_to_fs(self._url)
+        self._root = self._root.rstrip("/")
+        found = self._files.find(self._root, detail=True)
+        below = {path.removeprefix(self._root).lstrip("/"): int(info.get("size") or 0) for path, info in found.items()}
+        # A bucket's mark of a folder is an empty object with a slash at its end.
+        self.sizes: dict[str, int] = {name: size for name, size in below.items() if name and not name.endswith("/")}
+        headers = [name for name in self.sizes if name.endswith(".hea")]
+        others = [name for name in self.sizes if not name.endswith(".hea")]
+        self._queues = {True: headers, False: others}
+        self._places = {name: k for queue in self._queues.values() for k, name in enumerate(queue)}
+        self._heads: dict[str, bytes | Exception] = {}
+
+    def head(self, name: str, count: int) -> bytes:
+        """Give the first bytes of a file; OSError when they cannot be had."""
+        if name not in self._heads:
+            queue, at = self._queues[name.endswith(".hea")], self._places[name]
+            batch = [other for other in queue[at : at + _BATCH] if other not in self._heads]
+            self._heads |= dict(zip(batch, self._fetched(batch, count), strict=True))
+        found = self._heads.pop(name)
+        if isinstance(found, Exception):
+            raise OSError(type(found).__name__) from found
+        return found
+
+    def _fetched(self, names: Sequence[str], count: int) -> list[bytes | Exception]:
+        paths = [f"{self._root}/{name}" for name in names]
+        stops = [min(count, self.sizes[name]) for name in names]
+        found: list[bytes | Exception] = self._files.cat_ranges(paths, [0] * len(paths), stops, on_error="return")
+        return found
+
+    def address(self, name: str) -> str:
+        """Give the address of a file."""
+        return storage.join(self._url, name)
+
+
+def survey(url: str, mappings: tuple[Layout, ...] = (), tables: Sequence[PeopleLayout] = ()) -> Survey:
+    """Account for every file of an archive: as `p2es.formats.survey`, and in a bucket by the same rules.
+
+    Parameters
+    ----------
+    url : str
+        A file, a folder, a glob or a list of this machine; or the address of a folder, a file, a glob or a list.
+    mappings : tuple of Layout
+    tables : sequence of PeopleLayout
+
+    Raises
+    ------
+    InputError
+        When there is nothing there.
+    """
+    if storage.is_local(url):
+        return survey_local(url, mappings, tables)
+    address = url.removeprefix("@").rstrip("/")
+    files, root = fsspec.core.url_to_fs(address)
+    if re.search(r"[*?[]", address):
+        base = re.split(r"[*?[]", address)[0].rpartition("/")[0]
+        inner = fsspec.core.url_to_fs(base)[1].rstrip("/")
+        names = [path.removeprefix(inner).lstrip("/") for path in files.glob(root)]
+        return _only(Bucket(base), names, url, mappings, tables)
+    if files.isdir(root):
+        return survey_tree(Bucket(address), mappings, tables)
+    if not files.exists(root) and files.exists(f"{root}.hea"):
+        address = f"{address}.hea"
+    elif not files.exists(root):
+        raise InputError(f"there is no {url}: give the address of a recording or a folder of recordings")
+    base, _, name = address.rpartition("/")
+    if url.startswith("@") or name == "RECORDS":
+        return _of_list(Bucket(base), storage.read_bytes(address), url, mappings, tables)
+    return _only(Bucket(base), [name], url, mappings, tables)
+
+
+def _only(
+    bucket: Bucket, names: Sequence[str], url: str, mappings: tuple[Layout, ...], tables: Sequence[PeopleLayout]
+) -> Survey:
+    """Survey the named files and all in the named folders."""
+    wanted = {file for name in names for file in bucket.sizes if file == name or file.startswith(f"{name}/")}
+    if not wanted:
+        raise InputError(f"nothing matches {url}: give the address of a recording or a folder of recordings")
+    return survey_tree(bucket, mappings, tables, only=wanted)
+
+
+def _of_list(
+    bucket: Bucket, data: bytes, url: str, mappings: tuple[Layout, ...], tables: Sequence[PeopleLayout]
+) -> Survey:
+    """Survey what a list names, from its folder; an entry that is not there is a record that says so."""
+    entries = [line.strip().rstrip("/") for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip()]
+    names, missing = [], []
+    for entry in entries:
+        if f"{entry}.hea" in bucket.sizes:
+            names.append(f"{entry}.hea")
+        elif entry in bucket.sizes or any(name.startswith(f"{entry}/") for name in bucket.sizes):
+            names.append(entry)
+        else:
+            missing.append(RecordRef(bucket.address(entry), "missing", entry))
+    found = _only(bucket, names, url, mappings, tables) if names else Survey([])
+    if not found.records and not missing:
+        raise InputError(f"{url} lists nothing: give one recording a line")
+    return replace(found, records=sorted([*found.records, *missing], key=lambda reference: reference.name))
+
+
+def find(url: str, *, mappings: tuple[Layout, ...] = (), tables: Sequence[PeopleLayout] = ()) -> list[RecordRef]:
     """Find the records of an archive: as `find_records`, and in a bucket the same ones.
 
     Raises
     ------
     InputError
-        When there is nothing there, or nothing that a reader knows.
+        When there is nothing there, or nothing that may be a recording.
     """
     if storage.is_local(url):
-        return find_records(url)
-    files, root = fsspec.core.url_to_fs(url)
-    if not files.exists(root):
-        raise InputError(f"there is no {url}: give the address of a folder of recordings")
-    with tempfile.TemporaryDirectory(prefix="p2es-") as folder:
-        # Headers say which of them are records; of all other files the name is enough.
-        for path in files.find(root):
-            name = path.removeprefix(root).lstrip("/")
-            here = Path(folder) / name
-            here.parent.mkdir(parents=True, exist_ok=True)
-            if here.suffix == ".hea":
-                files.get_file(path, str(here))
-            else:
-                here.touch()
-        try:
-            found = find_records(folder)
-        except InputError as error:
-            raise InputError(str(error).replace(folder, url)) from None
-        return [replace(record, path=storage.join(url, _below(record, folder))) for record in found]
-
-
-def _below(record: RecordRef, folder: str) -> str:
-    return Path(record.path).relative_to(folder).as_posix()
+        return find_records(url, mappings=mappings, tables=tables)
+    found = survey(url, mappings, tables).records
+    if not found:
+        raise InputError(f"{url} holds no recording: give WFDB headers, EDF, DICOM, aECG, .vital, MATLAB or tables")
+    return found
 
 
 @contextmanager
-def nearby(record: RecordRef) -> Iterator[RecordRef]:
-    """Give a record as files of this machine, for the time of the block."""
+def nearby(record: RecordRef, mappings: tuple[Layout, ...] = ()) -> Iterator[RecordRef]:
+    """Give a record as files of this machine, for the time of the block.
+
+    Parameters
+    ----------
+    record : RecordRef
+    mappings : tuple of Layout
+        The user's own: they may say that a table has a second file.
+    """
     if storage.is_local(record.path):
         yield record
         return
@@ -58,21 +164,69 @@ def nearby(record: RecordRef) -> Iterator[RecordRef]:
     *_, archive = record.path.split("/")[:-depth] or [""]
     with tempfile.TemporaryDirectory(prefix="p2es-") as folder:
         # The archive's own name too: a reader may tell the person by it.
-        below = "/".join([archive, *record.path.split("/")[-depth:]])
-        yield replace(record, path=str(_copied(record.path, Path(folder) / below)))
+        target = Path(folder) / "/".join([archive, *record.path.split("/")[-depth:]])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files, _ = fsspec.core.url_to_fs(record.path)
+        # Those that are missing are the reader's to tell.
+        for path in _files_of(files, record, mappings):
+            files.get_file(path, str(target.parent / path.rpartition("/")[2]))
+        yield replace(record, path=str(target))
 
 
-def _copied(url: str, target: Path) -> Path:
-    """Copy a record's files to the folder of `target`; those that are missing are the reader's to tell."""
-    files, source = fsspec.core.url_to_fs(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pending = [target]
+def _files_of(files: Any, record: RecordRef, mappings: tuple[Layout, ...]) -> Iterator[str]:
+    """Give the files of a record in a bucket that are there: those that are named, its annotations, its second file."""
+    path = fsspec.core.url_to_fs(record.path)[1]
+    if record.format in {"missing", "link"} or not files.exists(path):
+        return
+    yield path
+    if record.format != "wfdb":
+        yield from (other for other in beside_names(path, mappings) if files.exists(other))
+        return
+    there = {found.rstrip("/") for found in files.ls(path.rpartition("/")[0], detail=False)}
+    given, pending = {path}, [path]
     while pending:
-        path = pending.pop()
-        remote = f"{source.rsplit('/', 1)[0]}/{path.name}"
-        if path.exists() or not files.exists(remote):
-            continue
-        files.get_file(remote, str(path))
-        if path.suffix == ".hea":
-            pending += named_files(path)
-    return target
+        header = pending.pop()
+        stem = header.removesuffix(".hea")
+        notes = sorted(found for found in there if re.fullmatch(re.escape(stem) + r"\.[A-Za-z][\w+-]{0,15}", found))
+        for other in (*named_by(header, files.cat_file(header, end=HEADER_BYTES)), *notes):
+            if other in there and other not in given:
+                given.add(other)
+                yield other
+                pending += [other] if other.endswith(".hea") else []
+
+
+def stamp(record: RecordRef, options: ReadOptions | None = None) -> str:
+    """Give a mark of a record's files that changes when they do, without reading their samples.
+
+    It is made of sizes and times of change, in a bucket of its entity tags: equal marks on one storage mean equal
+    bytes unless somebody set a time back; it says nothing between storages, where the content key does.
+    """
+    options = options or ReadOptions()
+    digest = hashlib.sha256()
+    if storage.is_local(record.path):
+        for path in content_files(record, options):
+            found = path.stat()
+            digest.update(f"{path.name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+    files, _ = fsspec.core.url_to_fs(record.path)
+    for name in _files_of(files, record, options.mappings):
+        info = files.info(name)
+        digest.update(f"{name.rpartition('/')[2]}\0{info.get('size')}\0{_changed(info)}\n".encode())
+    return digest.hexdigest()
+
+
+def _changed(info: Mapping[str, Any]) -> str:
+    for key in (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "content_md5",
+        "LastModified",
+        "last_modified",
+        "mtime",
+        "updated",
+        "created",
+    ):
+        if info.get(key):
+            return str(info[key])
+    return ""
