@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from p2es.demographics import Demographics, Sex, parse_number, parse_sex
 from p2es.errors import InputError, RecordError
+from p2es.formats.naming import kind_of, lead_of, to_millivolt
 from p2es.formats.wfdb_annotations import read_beats
 from p2es.formats.wfdb_header import (
     UNCALIBRATED_GAIN,
@@ -30,22 +31,10 @@ from p2es.formats.wfdb_header import (
     within,
 )
 from p2es.formats.wfdb_samples import Cache, SignalFile, Steps
-from p2es.leads import canonical_lead
 from p2es.recording import LazySamples, Recording, Samples, Signal, SignalKind
 
 _BEATS = (".atr", ".ii")
 """Annotations that are read when they are there, the first of them: all beats; what LUDB marks in lead II."""
-_TO_MILLIVOLT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3, "nv": 1e-6}
-# `carotid_880nm`: SensSmartTech names its sensors by place and wavelength. A "resp pleth" is a chest belt.
-_PPG = re.compile(r"(?:.*[^a-z])?(?:(?:photo)?pleth|ppg).*|.*[_ ]\d{3,4} ?nm", re.IGNORECASE)
-_NO_PPG = re.compile(r"resp|thorac|abdom|imped", re.IGNORECASE)
-# Right and posterior chest leads, modified ones, Holter's, and `II+` of some monitors: an ECG, but none of the 12.
-_OTHER_ECG = re.compile(
-    r"(?:(?:v|mcl)\d{0,2}r?|[cm]?m[lv]?\d|cc5|cs\d|(?:i{1,3}|av[rlf]|v\d?|mcl\d?)\+|(?:.*[^a-z])?(?:ecg|ekg).*)",
-    re.IGNORECASE,
-)
-# Numerics and other sensors that carry ECG or a lead's letter in their name.
-_NO_VOLTAGE = frozenset({"bpm", "/min", "pm", "mmhg", "ohm", "ohms", "c", "g", "l", "l/min", "deg/s"})
 _PERSON_FIELDS = {
     "age_years": re.compile(r"\bage>?[ \t]*[:=][ \t]*([^\s<,;]+)", re.IGNORECASE),
     "sex": re.compile(r"\b(?:sex|gender)>?[ \t]*[:=][ \t]*([A-Za-z?]+)", re.IGNORECASE),
@@ -267,16 +256,14 @@ def _opened(path: Path, header: Header, root: Path, cache: Cache, left_out: list
 
 def _file(path: Path, name: str, lines: Sequence[SignalLine], frames: int, root: Path, cache: Cache) -> SignalFile:
     if not within(path.parent / name, root):
-        raise RecordError(outside(name), "outside")
+        raise RecordError(outside(name), "link")
     return SignalFile(path.parent / name, lines, path.name, frames, cache)
 
 
 def _kind(line: SignalLine) -> SignalKind | None:
     """Tell by its name what a signal is; None for what is neither ECG nor PPG."""
-    if _PPG.fullmatch(line.name) and not _NO_PPG.search(line.name):
-        return SignalKind.PPG
-    voltage = line.unit.lower() not in _NO_VOLTAGE
-    return SignalKind.ECG if voltage and (canonical_lead(line.name) or _OTHER_ECG.fullmatch(line.name)) else None
+    # In per cent a wave is of an unknown unit; a saturation has its name. `II+` is a lead of some monitors' own.
+    return kind_of(line.name.rstrip("+"), "" if line.unit == "%" else line.unit)
 
 
 def _signal(path: Path, line: SignalLine, frame_hz: float, frames: int, file: SignalFile, index: int) -> Signal:
@@ -290,7 +277,7 @@ def _signal(path: Path, line: SignalLine, frame_hz: float, frames: int, file: Si
     assert kind is not None
     if kind is SignalKind.ECG:
         # Without a gain it is not calibrated (header(5)): no millivolt can be made of it.
-        known = _TO_MILLIVOLT.get(unit.lower()) if gain is not None else None
+        known = to_millivolt(unit) if gain is not None else None
         factor, unit = (1.0, "unknown") if known is None else (known, "mV")
     load = _Physical(file, index, line, factor)
     return Signal(
@@ -299,7 +286,7 @@ def _signal(path: Path, line: SignalLine, frame_hz: float, frames: int, file: Si
         samples=LazySamples(frames * line.per_frame, load),
         fs_hz=fs_hz,
         unit=unit,
-        lead=canonical_lead(line.name) if kind is SignalKind.ECG else None,
+        lead=lead_of(line.name) if kind is SignalKind.ECG else None,
         gain=None if gain is None else gain / factor,
     )
 

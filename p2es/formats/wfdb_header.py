@@ -127,7 +127,7 @@ def read_header(path: Path, root: Path) -> Header:
         When it is missing or not a header.
     """
     if not within(path, root):
-        raise RecordError(outside(path.name), "outside")
+        raise RecordError(outside(path.name), "link")
     try:
         data = _content(path)
     except FileNotFoundError as error:
