@@ -10,8 +10,8 @@ from p2es.recording import SignalKind
 
 PULSES = "Pleth;PLETH;pleth_1;PPG;PPG_RED;PPG IR;BVP;SpO2 waveform;SpO2 Pleth;Plethysmogram;SNUADC/PLETH;carotid_880nm"
 NUMBERS = """SpO2 %;SpO2 ?;Solar8000/PLETH_SPO2 %;Solar8000/PLETH_HR /min;Pleth rate ?;Intellivue/PLETH_SAT_O2 %
-PLETH bpm;PLETH_PERF_REL ?;Pulse bpm;Thor Pleth ?;RESP Ohm;ABP mmHg;ECG HR bpm;ECG HR ?;ECG Resp ohm;Solar8000/ST_II mm;vx mV
-EEG Fpz-Cz uV;EMG chin uV;V1 %;II mmHg;EDF Annotations ?"""
+PLETH bpm;PLETH_PERF_REL ?;Pulse bpm;Thor Pleth ?;RESP Ohm;ABP mmHg;ECG HR bpm;ECG HR ?;ECG Resp ohm;Solar8000/ST_II mm
+vx mV;EEG Fpz-Cz uV;EMG chin uV;V1 %;II mmHg;EDF Annotations ?"""
 NAMED = """ECG I=I;EKG II=II;ECG LL-RA=II;ECG LA-RA=I;LL-LA=III;SNUADC/ECG_V5=V5;Lead I (Einthoven)=I;lead_II=II;MLII=II
 DIII=III"""
 UNNAMED = "ECG RA-LL;ECG ECGL-ECGR;ECG 1;ecg;V;MCL1;mv2"
