@@ -1,6 +1,12 @@
+import contextlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -68,26 +74,17 @@ def twelve_windows():
     return [w for index, split in enumerate(["train", "train", "test", "validation"]) for w in cut(index, split)]
 
 
-@pytest.fixture(scope="session")
-def s3_server():
-    """The address of an S3-compatible server, a process of its own that answers HTTP.
-
-    It is moto's: an emulator, not S3. It knows no throttling, no eventual failures and no limits of S3.
-    """
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
-    import socket
-    import subprocess
-    import sys
-    import time
-
+@contextlib.contextmanager
+def moto_server(**environment):
+    """Run moto's S3 in a process of its own that answers HTTP, and give its address."""
     import requests
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, **environment}
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 60
@@ -103,11 +100,19 @@ def s3_server():
         server.wait(10)
 
 
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3-compatible server, for the session.
+
+    It is moto's: an emulator, not S3. It knows no throttling, no lost answers and no limits of S3.
+    """
+    with moto_server() as address:
+        yield address
+
+
 @pytest.fixture
 def bucket(s3_server, monkeypatch):
     """The address of an empty bucket, and the environment that reaches it."""
-    import uuid
-
     import fsspec
     import s3fs
 

@@ -143,7 +143,7 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def _staged(self, path: str, data: bytes) -> Iterator[str]:
-        folder, name = path.rsplit("/", 1)
+        folder, name = _folder(path), path.rsplit("/", 1)[-1]
         self._make_folders(folder)
         # Not the process's number: two nodes that share a file system may have the same.
         staged = f"{folder}/.{name}.{secrets.token_hex(6)}.partial"
@@ -207,4 +207,5 @@ class LocalFiles:
 
 
 def _folder(path: str) -> str:
-    return path.rpartition("/")[0] or "/"
+    above, mark, _ = path.rpartition("/")
+    return above or mark or "."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,7 +72,7 @@ def read_checked(url: str, path: str, sha256: str, columns: Sequence[str] | None
     try:
         state = _state(address)
         source = address if state in _CHECKED else pa.BufferReader(_bytes(address, path, sha256))
-        table = pq.ParquetFile(source).read(columns=None if columns is None else list(columns))
+        table = open_parquet(source).read(columns=None if columns is None else list(columns))
     except FileNotFoundError as error:
         raise DatasetError(f"{path} of {url} is missing: ingest again, which remakes it") from error
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -80,6 +80,20 @@ def read_checked(url: str, path: str, sha256: str, columns: Sequence[str] | None
     if state is not None:
         _CHECKED.add(state)
     return table
+
+
+def open_parquet(source: Any) -> pq.ParquetFile:
+    """Open a Parquet file; ArrowInvalid when it is none.
+
+    Arrow hands the metadata of an extension type to whoever registered its name, as soon as the schema is read; Ray
+    did run code from it (CVE-2026-41486, mended in 2.55), and still raises what it likes.
+    """
+    try:
+        return pq.ParquetFile(source)
+    except (pa.ArrowException, OSError):
+        raise
+    except Exception as error:
+        raise pa.ArrowInvalid("its schema cannot be read") from error
 
 
 def _state(address: str) -> tuple[str, int, int] | None:

@@ -1,7 +1,6 @@
 """Verify: every file, window, person and count of a dataset, in parallel and in bounded memory."""
 
 import hashlib
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from p2es.errors import DatasetError
@@ -19,7 +17,7 @@ from p2es.windows import WINDOW_SCHEMA, check_schema
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset
 from p2es_platform.parts import Part, in_two_splits, load_part, rejected_windows
-from p2es_platform.shards import Shard, read_quarantine
+from p2es_platform.shards import Shard, open_parquet, read_quarantine
 
 # Shards in memory at once: 6 MB each.
 _THREADS = 8
@@ -117,7 +115,7 @@ def _table(url: str, shard: Shard) -> pa.Table:
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         raise DatasetError(f"{shard.path} of {url} is corrupt: remove it and ingest again")
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = open_parquet(pa.BufferReader(data))
         check_schema(file.schema_arrow)
         return file.read(columns=columns)
     except (pa.ArrowException, OSError, KeyError) as error:
