@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from p2es.demographics import Demographics, Sex, parse_number, parse_sex
 from p2es.errors import InputError, RecordError
+from p2es.formats.find import named_by
 from p2es.formats.naming import kind_of, lead_of, to_millivolt
 from p2es.formats.wfdb_annotations import read_beats
 from p2es.formats.wfdb_header import (
@@ -25,7 +26,7 @@ from p2es.formats.wfdb_header import (
     Header,
     SegmentLine,
     SignalLine,
-    lenient_lines,
+    header_bytes,
     outside,
     read_header,
     within,
@@ -58,27 +59,6 @@ _SUBJECT_ID = re.compile(r"^[ \t]*<?subject_id>?[ \t:=]+(\d{1,12})[ \t]*$", re.M
 _SYNTHETIC = re.compile(r"\bSYNTHETIC\b")
 
 
-def inner_headers(headers: Sequence[Path]) -> set[Path]:
-    """Give the headers that belong to a multi-segment record, layouts included: they are read through it."""
-    inner: set[Path] = set()
-    for header in headers:
-        lines = lenient_lines(header)
-        if lines and "/" in lines[0].split()[0]:
-            inner |= {header.parent / f"{line.split()[0]}.hea" for line in lines[1:]} - {header}
-    return inner
-
-
-def named_files(header: Path) -> list[Path]:
-    """Give the files that a header needs beside itself, there or not: annotations, then signal files or segments."""
-    lines = lenient_lines(header)
-    multiple = bool(lines) and "/" in lines[0].split()[0]
-    names = dict.fromkeys(line.split()[0] for line in lines[1:])
-    # A name with a folder in it is refused when the header is read.
-    beside = [name for name in names if name not in {"~", ".", ".."} and not re.search(r"[/\\\0]", name)]
-    paths = [header.parent / (f"{name}.hea" if multiple else name) for name in beside]
-    return [*(header.with_suffix(kind) for kind in _BEATS), *(path for path in paths if path != header)]
-
-
 def files_of(header: Path, name: str = "") -> list[Path]:
     """Give header, annotations, signal and segment files of a record: those that exist, in the order of the header.
 
@@ -90,12 +70,18 @@ def files_of(header: Path, name: str = "") -> list[Path]:
     """
     root = _root(header, name)
     found = {header: None}
-    for path in named_files(header):
+    for path in _named(header):
         if _is_there(path, root):
             found[path] = None
             if path.suffix == ".hea":
-                found |= dict.fromkeys(inner for inner in named_files(path) if _is_there(inner, root))
+                found |= dict.fromkeys(inner for inner in _named(path) if _is_there(inner, root))
     return list(found)
+
+
+def _named(header: Path) -> list[Path]:
+    """Give the files that a header needs beside itself, there or not: annotations, then signal files or segments."""
+    names = named_by(header.name, header_bytes(header))
+    return [*(header.with_suffix(kind) for kind in _BEATS), *(header.parent / name for name in names)]
 
 
 def _is_there(path: Path, root: Path) -> bool:

@@ -141,12 +141,12 @@ def read_header(path: Path, root: Path) -> Header:
     return parse_header(data, path.name)
 
 
-def lenient_lines(path: Path) -> list[str]:
-    """Give the lines of a header that are not comments; none where it cannot be read."""
+def header_bytes(path: Path) -> bytes:
+    """Give what a header holds, whatever it is; nothing where it cannot be read."""
     try:
-        return _split(_content(path))[0]
+        return _content(path)
     except OSError:
-        return []
+        return b""
 
 
 def within(path: Path, root: Path) -> bool:
