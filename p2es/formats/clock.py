@@ -96,10 +96,10 @@ def _step(time_s: Samples, name: str) -> tuple[float, float]:
         if count == 0 or total <= 0:
             raise RecordError(f"the time column of {name} does not run: the rate is unknown", "rate")
         step, before = total / count, step
-        bound = 4 * step + min(grain, step)
+        bound = 4 * step + grain
         if step == before:
             break
-    return step, min(grain, 2 * step)
+    return step, grain
 
 
 def _stretch(time_s: Samples, start: int, stop: int, grain: float) -> Stretch | None:

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from typing import IO
+import weakref
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Spool:
     def __init__(self, dtype: type[np.floating] = np.float32) -> None:
         self._dtype = np.dtype(dtype)
         self._parts: list[NDArray[np.floating]] = []
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
         self.size = 0
 
     def append(self, values: NDArray[np.floating]) -> None:
@@ -33,7 +34,9 @@ class Spool:
         self._parts.append(values)
         try:
             if self._file is None and self.size > IN_MEMORY:
-                self._file = tempfile.TemporaryFile(prefix="p2es-", buffering=0)  # noqa: SIM115 - lives as long as the samples
+                self._file, path = tempfile.mkstemp(prefix="p2es-")
+                Path(path).unlink()
+                weakref.finalize(self, os.close, self._file)
             if self._file is not None:
                 for part in self._parts:
                     self._write(part)
@@ -47,7 +50,7 @@ class Spool:
         assert self._file is not None
         rest = part.view(np.uint8).data
         while rest:
-            rest = rest[self._file.write(rest) :]
+            rest = rest[os.write(self._file, rest) :]
 
     def samples(self) -> NDArray[np.floating] | LazySamples:
         """Give what was added: an array, or samples that stay on disk."""
@@ -61,7 +64,7 @@ class Spool:
         values = np.empty(stop - start, self._dtype)
         rest, at = values.view(np.uint8).data, start * width
         while rest:
-            count = os.preadv(self._file.fileno(), [rest], at)
+            count = os.preadv(self._file, [rest], at)
             assert count
             rest, at = rest[count:], at + count
         return values
