@@ -186,8 +186,8 @@ def test_records_that_are_not_declared_are_told_and_minus_one_means_all(tmp_path
 
 # Signal fields of a file of one signal begin at 256: label 16, transducer 80, unit 8, then the limits.
 WRONG = """184 512000 header;236 zehn header;236 0 header;236 1e9 header;244 0 rate;244 nan rate;244 -1 rate
-244 inf rate;252 0 header;252 9999 header;256 Temp no_signal;360 5000 header;360 x header;376 32767 header;384 -32768 header
-376 nan header;472 99999999 truncated;472 0 header;472 -1 header"""
+244 inf rate;252 0 header;252 9999 header;256 Temp no_signal;360 5000 header;360 x header;376 32767 header
+384 -32768 header;376 nan header;472 99999999 truncated;472 0 header;472 -1 header"""
 
 
 @pytest.mark.parametrize("wrong", WRONG.replace("\n", ";").split(";"))

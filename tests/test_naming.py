@@ -8,7 +8,7 @@ from p2es.formats.subject import age_at, day_of, person_of, sex_of
 from p2es.leads import LEADS, canonical_lead
 from p2es.recording import SignalKind
 
-PULSES = "Pleth;PLETH;pleth_1;PPG;PPG_RED;PPG IR;BVP;SpO2 waveform;SpO2 Pleth;Plethysmogram;SNUADC/PLETH;carotid_880nm"
+PULSES = "Pleth;PLETH;pleth_1;PPG;PPG_RED;PPG IR;BVP;SpO2 waveform;SpO2 Pleth;Plethysmogram"
 NUMBERS = """SpO2 %;SpO2 ?;Solar8000/PLETH_SPO2 %;Solar8000/PLETH_HR /min;Pleth rate ?;Intellivue/PLETH_SAT_O2 %
 PLETH bpm;PLETH_PERF_REL ?;Pulse bpm;Thor Pleth ?;RESP Ohm;ABP mmHg;ECG HR bpm;ECG HR ?;ECG Resp ohm;Solar8000/ST_II mm
 vx mV;EEG Fpz-Cz uV;EMG chin uV;V1 %;II mmHg;EDF Annotations ?"""
@@ -17,7 +17,10 @@ DIII=III"""
 UNNAMED = "ECG RA-LL;ECG ECGL-ECGR;ECG 1;ecg;V;MCL1;mv2"
 
 
-@pytest.mark.parametrize("name", [*PULSES.split(";"), "Pulse wave", "photoplethysmogram", "brachial_660nm"])
+@pytest.mark.parametrize(
+    "name",
+    [*PULSES.split(";"), "Pulse wave", "photoplethysmogram", "brachial_660nm", "carotid_880nm", "MDC_PULS_OXIM_PLETH"],
+)
 def test_pulse_waves_are_ppg_whatever_their_unit(name):
     # PLETH labelled mV and % are in the real recordings.
     assert {kind_of(name, unit) for unit in ("", "NU", "a.u.", "mV", "%")} == {SignalKind.PPG}

@@ -30,11 +30,9 @@ _PULSE = re.compile(r"pleth\w*|ppg\w*|photopleth\w*|bvp")
 _OXIMETER = frozenset({"spo2", "sao2", "pulse", "oximeter", "oximetry"})
 _WAVE = frozenset({"wave", "waveform", "wav", "curve"})
 _WAVELENGTH = re.compile(r"(?:^|[^a-z0-9])\d{3,4}\s*nm$", re.IGNORECASE)
-# What makes a number, or a respiratory belt, of a word that would be a pulse wave.
-_NO_PULSE = re.compile(
-    r"spo2|sao2|sat|hr|pr|rate|puls(?:e?)|perf\w*|pi|pvi|ind\w*|quality|status|o2|"
-    r"resp\w*|thor\w*|abd\w*|impedance|rip|inductance|rel|art|abp"
-)
+# What makes a number of a word that would be a pulse wave, behind it; and a respiratory belt, on either side.
+_NUMBER = re.compile(r"spo2|sao2|sat|hr|pr|rate|pulse?|perf\w*|pi|pvi|ind\w*|quality|status|o2|rel")
+_BELT = re.compile(r"resp\w*|thor\w*|abd\w*|impedance|rip|inductance")
 _NO_ECG = re.compile(r"hr|rate|rr|pvc|resp\w*|impedance|st|qt|qtc|edr|quality|status|noise|marker|event\w*|ann\w*")
 _ECG = re.compile(r"(?:ecg|ekg)[\w]*")
 _OTHER_LEAD = re.compile(r"v[1-9]?r?|mcl\d?|ml[iv]+\d?|mv\d|cm\d|cc\d")
@@ -96,9 +94,9 @@ def _is_pulse(bare: str, words: list[str]) -> bool:
     named = [_PULSE.fullmatch(word) is not None for word in words]
     if any(named):
         at = named.index(True)
-        # `SpO2 Pleth` is the wave, `PLETH_SPO2` the number: only what follows makes a number, a belt either side.
-        belt = any(_NO_PULSE.fullmatch(word) and word not in _OXIMETER for word in words[:at])
-        return not belt and not any(_NO_PULSE.fullmatch(word) for word in words[at + 1 :])
+        # `SpO2 Pleth` is the wave, `PLETH_SPO2` the number.
+        belt = any(_BELT.fullmatch(word) for word in words)
+        return not belt and not any(_NUMBER.fullmatch(word) for word in words[at + 1 :])
     return bool(_OXIMETER & set(words)) and bool(_WAVE & set(words))
 
 
