@@ -1,10 +1,7 @@
 import dataclasses
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -247,78 +244,11 @@ def test_a_full_disk_is_one_line_and_leaves_the_dataset_as_it_was(url):
     Dataset.open(url).verify()
 
 
-HOLD = """
-import sys, time
-from p2es_platform import storage
-with storage.writer_lock(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_writer_is_refused_until_the_first_is_dead(tmp_path):
-    url = str(tmp_path / "d")
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, url], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "held\n"
-        assert "another process" in refusal(lambda: storage.writer_lock(url).__enter__())
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.wait(10)
-        with storage.writer_lock(url):
-            pass
-    finally:
-        holder.kill()
-        holder.wait(10)
-        holder.stdout.close()
-
-
-WRITE_FOREVER = """
-import sys
-from p2es_platform import storage
-k = 0
-while True:
-    storage.write_atomic(sys.argv[1], bytes([k % 256]) * 400_000)
-    k += 1
-"""
-
-
-def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
-    path = tmp_path / "file"
-    for _ in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, str(path)])
-        deadline = time.monotonic() + 20
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.05)
-        writer.kill()
-        writer.wait(10)
-        data = path.read_bytes()
-        assert len(data) == 400_000
-        assert len(set(data)) == 1
-
-
 @pytest.fixture(params=["folder", "file", "memory"])
 def root(request, tmp_path):
     if request.param == "memory":
         return f"memory://{tmp_path.name}"
     return f"file://{tmp_path}/x" if request.param == "file" else str(tmp_path / "x")
-
-
-def test_files_behave_the_same_at_any_address(root):
-    url = storage.join(root, "a", "b.bin")
-    assert not storage.exists(url)
-    assert storage.size(url) is None
-    assert storage.listing(storage.join(root, "a")) == []
-    storage.write_atomic(url, b"one")
-    storage.write_atomic(url, b"three")
-    assert storage.read_bytes(url) == b"three"
-    assert storage.size(url) == 5
-    assert storage.listing(storage.join(root, "a")) == ["b.bin"]
-    storage.remove(url)
-    storage.remove(url)
-    assert not storage.exists(url)
-    with pytest.raises(FileNotFoundError):
-        storage.read_bytes(url)
 
 
 def test_a_dataset_may_lie_at_any_address(root, windows):

@@ -145,7 +145,7 @@ class Dataset:
         tables = [read_quarantine(self.url, entry) for entry in entries if entry.quarantine is not None]
         return pa.concat_tables(tables) if tables else QUARANTINE_SCHEMA.empty_table()
 
-    def verify(self, progress: Callable[[Shard], None] | None = None) -> None:
+    def verify(self, progress: Callable[[Shard], object] | None = None) -> None:
         """Check every file and every window (see `verifying.problems`); DatasetError with the first that is wrong."""
         from p2es_platform.verifying import problems
 

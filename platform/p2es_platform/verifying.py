@@ -36,7 +36,7 @@ class _Read:
     people: frozenset[str]
 
 
-def problems(dataset: Dataset, progress: Callable[[Shard], None] | None = None) -> list[str]:
+def problems(dataset: Dataset, progress: Callable[[Shard], object] | None = None) -> list[str]:
     """Give what is wrong with a dataset, a line each; nothing when it is whole.
 
     Checked: the sha256 of every file; the schema, rows, split and source of every shard; that no window is there
