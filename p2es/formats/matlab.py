@@ -1,4 +1,4 @@
-"""MATLAB files of a declared layout (`mapping`): version 5 by SciPy, version 7.3 (HDF5) by h5py, lazily.
+"""MATLAB files of a declared layout (`mapping`), of version 5 (`matlab5`) and, lazily, of version 7.3 (`matlab73`).
 
 A WFDB `.mat` (version 4) is the signal file of its header and read through it, never on its own.
 """

@@ -1,9 +1,16 @@
-"""Variables of a MATLAB file: version 5 by SciPy, after a look at its bytes, since SciPy takes sizes on trust."""
+"""Variables of a MATLAB file of version 5 (published by The MathWorks as "MAT-File Format").
 
+SciPy reads such files by C code that takes sizes and depths on trust: one changed byte ends the process (SciPy 1.17, a
+segmentation fault after some 50 random changes), and with it a worker and its other records. This reads what recordings
+are made of, arrays of numbers, texts, cells and structures, with every size checked against the bytes there are.
+"""
+
+import math
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +22,12 @@ from p2es.formats.spool import Budget
 from p2es.recording import LazySamples, Samples
 
 MAX_ELEMENTS = 100_000
-# SciPy reads nested structures by recursion in C: a hostile file of a few kilobytes overflows the stack.
 _MAX_DEPTH = 16
+_COMPRESSED, _MATRIX = 15, 14
+# Types of stored numbers; a class of double is often stored in fewer bytes.
+_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+_COMPLEX = 0x0800
 
 
 class MatlabFile(Protocol):
@@ -57,43 +68,69 @@ class Matrix:
         return LazySamples(self.shape[1 - axis], lambda start, stop: self.load(axis, index, start, stop))
 
 
+class _Class(IntEnum):
+    """Classes of arrays; numbers are 6 to 15."""
+
+    CELL = 1
+    STRUCTURE = 2
+    TEXT = 4
+
+
+Structure = list[dict[str, "Value"]]
+Value = NDArray[Any] | str | list["Value"] | Structure | None
+
+
 class Version5:
-    """Variables by SciPy; each is unpacked and looked through before, so that no size or depth is taken on trust."""
+    """Variables by path; each is unpacked when it is first asked for."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._names = _checked_names(path)
-        self._loaded: dict[str, Any] = {}
+        size = path.stat().st_size
+        self._budget = Budget(size, path.name)
+        self._places: dict[str, tuple[int, int, int]] = {}
+        self._loaded: dict[str, Value] = {}
+        with path.open("rb") as file:
+            self._order = "<" if file.read(128)[126:128] == b"IM" else ">"
+            while len(tag := file.read(8)) == 8:
+                kind, count = struct.unpack(f"{self._order}2I", tag)
+                at = file.tell()
+                if at + count > size:
+                    raise RecordError(f"{path.name} is cut short: fetch it again", "truncated")
+                if name := self._name(kind, tag, file.read(min(count, 4096))):
+                    self._places[name] = (kind, at, count)
+                file.seek(at + count)
 
-    def _get(self, path: str, element: int | None) -> Any:
+    def _name(self, kind: int, tag: bytes, head: bytes) -> str:
+        """Give the name of a variable by its beginning; empty when it is none."""
+        if kind == _COMPRESSED:
+            head = _unpacked(head, Budget(1 << 20, self._path.name), self._path.name, 4096)
+        else:
+            head = tag + head
+        return _Reader(head, self._order, self._path.name).name() if len(head) >= 8 else ""
+
+    def _variable(self, name: str) -> Value:
+        if name not in self._loaded:
+            kind, at, count = self._places[name]
+            with self._path.open("rb") as file:
+                file.seek(at if kind == _COMPRESSED else at - 8)
+                data = file.read(count if kind == _COMPRESSED else count + 8)
+            if kind == _COMPRESSED:
+                data = _unpacked(data, self._budget, self._path.name)
+            self._loaded[name] = _Reader(data, self._order, self._path.name).value()
+        return self._loaded[name]
+
+    def _get(self, path: str, element: int | None) -> Value:
         first, *fields = path.split(".")
-        if first not in self._names:
+        if first not in self._places:
             return None
         value = self._variable(first)
         for depth, field in enumerate(fields):
-            if not isinstance(value, np.ndarray) or value.dtype.names is None or field not in value.dtype.names:
-                return None
-            flat = value.reshape(-1, order="F")
             at = element if element is not None and depth == 0 else 0
-            if at >= flat.size:
+            if not isinstance(value, list) or at >= len(value):
                 return None
-            value = flat[at][field]
+            row = value[at]
+            value = row.get(field) if isinstance(row, dict) else None
         return value
-
-    def _variable(self, name: str) -> Any:
-        import scipy.io
-
-        if name not in self._loaded:
-            try:
-                found = scipy.io.loadmat(
-                    self._path, variable_names=[name], chars_as_strings=True, struct_as_record=True
-                )
-            except Exception as error:  # SciPy raises every kind of error on odd input
-                what = type(error).__name__
-                text = f"{self._path.name} cannot be read ({what}): fetch it again"
-                raise RecordError(text, "unreadable") from error
-            self._loaded[name] = found.get(name)
-        return self._loaded[name]
 
     def has(self, path: str) -> bool:
         """Tell whether there is something at a path."""
@@ -102,73 +139,54 @@ class Version5:
     def matrix(self, path: str, element: int | None) -> Matrix:
         """Give an array of numbers; of a structure array's element, when one is asked for."""
         value = self._get(path, element)
-        if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind not in "fiub":
+        if not isinstance(value, np.ndarray) or value.ndim != 2:
             raise RecordError(f"{path} of {self._path.name} is no array of numbers: correct the layout", "layout")
-        rows, columns = value.shape
+        array = value
 
         def load(axis: int, index: int, start: int, stop: int) -> NDArray[np.floating]:
-            line = value[index, start:stop] if axis == 0 else value[start:stop, index]
+            line = array[index, start:stop] if axis == 0 else array[start:stop, index]
             return np.asarray(line, np.float64)
 
-        return Matrix((rows, columns), load)
+        return Matrix((array.shape[0], array.shape[1]), load)
 
     def text(self, path: str, element: int | None) -> str:
         """Give a text, or a single number as text; empty when it is neither."""
-        value = self._get(path, element)
-        flat = np.asarray(value).reshape(-1) if value is not None else np.empty(0)
-        return str(flat[0]) if flat.size and flat.dtype.kind in "fiubU" else ""
+        return _as_text(self._get(path, element))
 
     def texts(self, path: str) -> tuple[str, ...]:
         """Give the texts of a cell."""
         value = self._get(path, None)
-        flat = np.asarray(value).reshape(-1, order="F") if value is not None else np.empty(0)
-        if flat.dtype.kind == "O":
-            return tuple(str(np.asarray(item).reshape(-1)[0]) if np.size(item) else "" for item in flat)
-        return tuple(str(item) for item in flat)
+        return tuple(map(_as_text, value)) if isinstance(value, list) else ()
 
     def elements(self, path: str) -> int:
         """Give the length of a structure array or a cell; what is no array counts as one."""
         value = self._get(path, None)
-        return min(int(np.size(value)), MAX_ELEMENTS) if value is not None else 0
+        return len(value) if isinstance(value, list) else int(value is not None)
 
 
-def _checked_names(path: Path) -> set[str]:
-    """Give the names of the variables, after a look through all of them: sizes add up and nothing is nested deep."""
-    size = path.stat().st_size
-    budget = Budget(size, path.name)
-    names: set[str] = set()
-    with path.open("rb") as file:
-        order = "<" if file.read(128)[126:128] == b"IM" else ">"
-        while (tag := file.read(8)) and len(tag) == 8:
-            kind, count = struct.unpack(f"{order}2I", tag)
-            if file.tell() + count > size:
-                raise RecordError(f"{path.name} is cut short: fetch it again", "truncated")
-            if kind == 15:
-                data = _unpacked(file.read(count), budget, path.name)
-            else:
-                budget.spend(count)
-                data = tag + file.read(count)
-            names.add(_Look(data, order, path.name).variable())
-    return names - {""}
+def _as_text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return str(value.flat[0]) if value.size else ""
+    return value if isinstance(value, str) else ""
 
 
-def _unpacked(data: bytes, budget: Budget, name: str) -> bytes:
-    stream, parts, rest = zlib.decompressobj(), [], data
+def _unpacked(data: bytes, budget: Budget, name: str, most: int = 0) -> bytes:
+    """Unpack a variable, or its first bytes; RecordError when it is damaged or grows beyond all measure."""
+    stream, parts, rest, size = zlib.decompressobj(), [], data, 0
     try:
-        while not stream.eof:
+        while rest and not stream.eof and not (most and size >= most):
             part = stream.decompress(rest, 1 << 20)
             budget.spend(len(part))
             parts.append(part)
+            size += len(part)
             rest = stream.unconsumed_tail
-            if not part and not rest:
-                break
     except zlib.error as error:
         raise RecordError(f"{name} is damaged: fetch it again", "unreadable") from error
     return b"".join(parts)
 
 
-class _Look:
-    """One variable of a version 5 file, as bytes: its name, and whether SciPy can be given it."""
+class _Reader:
+    """One variable as bytes."""
 
     def __init__(self, data: bytes, order: str, name: str) -> None:
         self._data, self._order, self._name = data, order, name
@@ -187,40 +205,88 @@ class _Look:
         start, stop = at + 8, at + 8 + count
         if stop > end:
             raise self._wrong("has a variable that is longer than the file")
-        return kind, start, stop, stop + (-count % 8 if kind != 15 else 0)
+        return kind, start, stop, min(stop + -count % 8, end)
 
-    def variable(self) -> str:
-        """Check the variable; give its name, empty when it is no array."""
+    def name(self) -> str:
+        """Give the variable's name from its first bytes; empty when it is no array."""
+        kind, start = struct.unpack_from(f"{self._order}I", self._data)[0], 8
+        if kind != _MATRIX:
+            return ""
+        for _ in range(2):
+            start = self._tag(start, len(self._data))[3]
+        _, start, stop, _ = self._tag(start, len(self._data))
+        return self._data[start:stop].decode("latin-1")
+
+    def value(self) -> Value:
+        """Read the variable."""
         kind, start, stop, _ = self._tag(0, len(self._data))
-        return self._array(start, stop, 0) if kind == 14 else ""
+        return self._array(start, stop, 0) if kind == _MATRIX else None
 
-    def _array(self, at: int, end: int, depth: int) -> str:
-        """Check an array and those within it; give its name."""
+    def _array(self, at: int, end: int, depth: int) -> Value:
         self._count += 1
         if depth > _MAX_DEPTH or self._count > MAX_ELEMENTS:
             raise self._wrong("has variables nested deeper than any recording")
         if at == end:
-            return ""
+            return np.empty((0, 0))
         _, start, stop, at = self._tag(at, end)
         if stop - start < 4:
             raise self._wrong("has an array without a class")
-        kind = struct.unpack_from(f"{self._order}I", self._data, start)[0] & 0xFF
-        if kind == 17:  # an object of MATLAB's own: has no dimensions
-            raise self._wrong("has objects of MATLAB's own classes, which are not read")
+        flags = struct.unpack_from(f"{self._order}I", self._data, start)[0]
         _, start, stop, at = self._tag(at, end)
         sizes = struct.unpack_from(f"{self._order}{(stop - start) // 4}i", self._data, start)
         if not 2 <= len(sizes) <= 32 or any(size < 0 for size in sizes):
             raise self._wrong("has an array of impossible size")
-        count = 1
-        for size in sizes:
-            count *= size
-        if count > max(len(self._data), 64):
-            raise self._wrong("has an array of more elements than bytes")
+        *_, at = self._tag(at, end)
+        match flags & 0xFF:
+            case _Class.CELL:
+                return self._cell(at, end, math.prod(sizes), depth)
+            case _Class.STRUCTURE:
+                return self._structure(at, end, math.prod(sizes), depth)
+            case _Class.TEXT:
+                return self._text(at, end)
+            case kind if 6 <= kind <= 15 and not flags & _COMPLEX:
+                return self._numbers(at, end, sizes)
+        # Complex and sparse arrays, functions and objects of MATLAB's own: none is a signal.
+        return None
+
+    def _numbers(self, at: int, end: int, sizes: tuple[int, ...]) -> NDArray[Any]:
+        kind, start, stop, _ = self._tag(at, end)
+        if kind not in _NUMBERS:
+            raise self._wrong("has numbers of an unknown type")
+        dtype = np.dtype(self._order + _NUMBERS[kind])
+        if math.prod(sizes) * dtype.itemsize != stop - start:
+            raise self._wrong("has an array whose size is not that of its numbers")
+        return np.frombuffer(self._data, dtype, math.prod(sizes), start).reshape(sizes, order="F")
+
+    def _text(self, at: int, end: int) -> str:
+        kind, start, stop, _ = self._tag(at, end)
+        encoding = _ENCODINGS.get(kind, "latin-1")
+        if encoding in {"utf-16", "utf-32"}:
+            encoding += "-le" if self._order == "<" else "-be"
+        return self._data[start:stop].decode(encoding, errors="replace")
+
+    def _cell(self, at: int, end: int, count: int, depth: int) -> list[Value]:
+        values: list[Value] = []
+        for _ in range(min(count, MAX_ELEMENTS + 1)):
+            value, at = self._inner(at, end, depth)
+            values.append(value)
+        return values
+
+    def _structure(self, at: int, end: int, count: int, depth: int) -> Structure:
         _, start, stop, at = self._tag(at, end)
-        name = self._data[start:stop].decode("latin-1")
-        # Cells and structures hold arrays; a structure's fields' names come before, and are of other types.
-        while kind in (1, 2, 3) and at < end:
-            inner, start, stop, at = self._tag(at, end)
-            if inner == 14:
-                self._array(start, stop, depth + 1)
-        return name
+        length = struct.unpack_from(f"{self._order}i", self._data, start)[0] if stop - start == 4 else 0
+        _, start, stop, at = self._tag(at, end)
+        if not 0 < length <= 256:
+            raise self._wrong("has a structure without names")
+        names = [self._data[k : k + length].split(b"\0")[0].decode("latin-1") for k in range(start, stop, length)]
+        rows: Structure = []
+        for _ in range(min(count, MAX_ELEMENTS + 1) if names else 0):
+            row: dict[str, Value] = {}
+            for name in names:
+                row[name], at = self._inner(at, end, depth)
+            rows.append(row)
+        return rows
+
+    def _inner(self, at: int, end: int, depth: int) -> tuple[Value, int]:
+        kind, start, stop, after = self._tag(at, end)
+        return (self._array(start, stop, depth + 1) if kind == _MATRIX else None), after

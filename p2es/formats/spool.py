@@ -29,7 +29,8 @@ class Spool:
 
     def append(self, values: NDArray[np.floating]) -> None:
         """Add values at the end; RecordError when the disk is full."""
-        values = np.ascontiguousarray(values, self._dtype)
+        with np.errstate(over="ignore"):  # too large for single precision is infinite, and so missing
+            values = np.ascontiguousarray(values, self._dtype)
         self.size += values.size
         self._parts.append(values)
         try:

@@ -253,7 +253,8 @@ class _Cut:
 
 def converted(values: NDArray[np.floating], column: Column) -> NDArray[np.floating]:
     """Make missing values NaN and an ECG of known unit millivolt, as float32; infinite ones are missing too."""
-    values = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
     missing = column.missing_value
     if missing is not None:
         tolerance = 1e-6 * abs(missing)
