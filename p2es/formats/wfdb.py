@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from p2es.demographics import Demographics, Sex, parse_number, parse_sex
 from p2es.errors import InputError, RecordError
-from p2es.formats.find import named_by
 from p2es.formats.naming import kind_of, lead_of, to_millivolt
 from p2es.formats.wfdb_annotations import read_beats
 from p2es.formats.wfdb_header import (
@@ -26,7 +25,6 @@ from p2es.formats.wfdb_header import (
     Header,
     SegmentLine,
     SignalLine,
-    header_bytes,
     outside,
     read_header,
     within,
@@ -70,18 +68,24 @@ def files_of(header: Path, name: str = "") -> list[Path]:
     """
     root = _root(header, name)
     found = {header: None}
-    for path in _named(header):
+    for path in _named(header, root):
         if _is_there(path, root):
             found[path] = None
             if path.suffix == ".hea":
-                found |= dict.fromkeys(inner for inner in _named(path) if _is_there(inner, root))
+                found |= dict.fromkeys(inner for inner in _named(path, root) if _is_there(inner, root))
     return list(found)
 
 
-def _named(header: Path) -> list[Path]:
+def _named(path: Path, root: Path) -> list[Path]:
     """Give the files that a header needs beside itself, there or not: annotations, then signal files or segments."""
-    names = named_by(header.name, header_bytes(header))
-    return [*(header.with_suffix(kind) for kind in _BEATS), *(header.parent / name for name in names)]
+    companions = [path.with_suffix(kind) for kind in _BEATS]
+    try:
+        header = read_header(path, root)
+    except RecordError:  # nothing will be read but the header
+        return companions
+    segments = [f"{line.name}.hea" for line in header.segments or () if line.name]
+    files = [line.file for line in header.signals if line.file]
+    return companions + [path.parent / name for name in dict.fromkeys(segments + files)]
 
 
 def _is_there(path: Path, root: Path) -> bool:
@@ -129,12 +133,13 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
         simulated=bool(_SYNTHETIC.search(comments)),
         provenance={"format": "wfdb"},
     )
-    beats = _beats(path, header.frame_hz, root, skipped)
     if header.segments is None:
-        run = [_opened(path, header, root, Cache(), skipped)]
-        yield replace(record, signals=_joined(run), r_peaks_s=beats)
+        signals = _joined([_opened(path, header, root, Cache(), skipped)])
+        yield replace(record, signals=signals, r_peaks_s=_beats(path, header.frame_hz, root, skipped))
         return
+    noted: list[RecordError] = []
     left_out: list[RecordError] = []
+    beats = _beats(path, header.frame_hz, root, noted)
     readable = 0
     for run in _runs(path, header, header.segments, root, left_out):
         try:
@@ -142,12 +147,12 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
         except RecordError as error:
             left_out.append(error)
             continue
-        peaks = _of_run(run, beats, root, left_out)
+        peaks = _of_run(run, beats, root, noted)
         yield replace(record, record=f"{name}/{run[0].path.stem}", signals=signals, r_peaks_s=peaks)
         readable += 1
     if not readable:
         raise left_out[0] if left_out else RecordError(f"{path.name} has no segment with signals", "no_segments")
-    skipped += left_out
+    skipped += left_out + noted
 
 
 @dataclass(frozen=True)
@@ -172,16 +177,19 @@ def _runs(
     """Give the runs of segments that belong together; what cannot be read goes to `left_out`."""
     cache, start = Cache(), 0
     run: list[_Segment] = []
-    seen: set[frozenset[tuple[Path, int]]] = set()
+    seen: set[object] = set()  # names of segments, places of samples
     for line in lines:
         segment = None
         try:
+            if line.name in seen:
+                raise RecordError(f"{path.name} names the segment {line.name} twice", "duplicate")
+            seen |= {line.name} - {None}
             segment = _segment(path, header, line, start, root, cache, left_out)
+            if segment and segment.files in seen:
+                segment = None
+                raise RecordError(f"{line.name}.hea holds the samples of an earlier segment", "duplicate")
         except RecordError as error:
             left_out.append(error)
-        if segment and segment.files in seen:
-            left_out.append(RecordError(f"{segment.path.name} holds the samples of an earlier segment", "duplicate"))
-            segment = None
         if run and not (segment and segment.setup == run[-1].setup and start == run[-1].start + run[-1].frames):
             yield run
             run = []

@@ -281,6 +281,8 @@ class SignalFile:
 
     def __init__(self, path: Path, lines: Sequence[SignalLine], record: str, frames: int, cache: Cache) -> None:
         self.path, self.record, self._cache = path, record, cache
+        # Not the file itself: with it a record would be a ring, and its samples wait for the garbage collector.
+        self._key = object()
         self._ends = np.cumsum([line.per_frame for line in lines]).tolist()
         self._chunk = max(_CHUNK_SAMPLES // self._ends[-1], 1)
         if not path.is_file():
@@ -311,7 +313,7 @@ class SignalFile:
         first = self._ends[signal - 1] if signal else 0
         for chunk in range(start // self._chunk, -(-stop // self._chunk)):
             begin, end = chunk * self._chunk, min((chunk + 1) * self._chunk, self.frames)
-            decoded = self._cache.get((self, chunk), partial(self._decode, begin, end))
+            decoded = self._cache.get((self._key, chunk), partial(self._decode, begin, end))
             part = decoded[max(start - begin, 0) : stop - begin, first : self._ends[signal]]
             yield part.reshape(-1)
 
