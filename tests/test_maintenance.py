@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2es.errors import DatasetError, InputError
@@ -250,6 +250,7 @@ def test_verifying_names_every_problem_and_shows_progress(url):
 rules = st.builds(splits.SplitRule, st.text(), st.text(), st.floats(0, 0.5), st.floats(0, 0.5))
 
 
+@settings(deadline=None)
 @given(rules, st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20))
 def test_a_split_list_is_read_back_and_right(rule, people):
     data = splits.write_list(rule, people)

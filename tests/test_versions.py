@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2es.errors import DatasetError
@@ -104,6 +104,7 @@ def test_a_person_cannot_come_in_on_the_other_side(url, twelve_windows):
     assert of_people(twelve_windows, 0)[0].person[:12] in refusal(commit, url, [*Dataset.open(url).parts, part], {})
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 7))
 def test_one_bit_of_a_manifest_is_told(at, bit):
     raw = versions.seal(
@@ -115,6 +116,7 @@ def test_one_bit_of_a_manifest_is_told(at, bit):
         versions.unseal(bytes(changed), "it")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.floats(allow_nan=False) | st.none()))
 def test_what_is_sealed_is_unsealed(values):
     body = {**values, "format": "p2es-dataset", "version": 2, "schema_version": SCHEMA_VERSION}
@@ -175,6 +177,7 @@ def test_a_part_all_of_whose_windows_are_left_out_is_still_accounted_for(url, tw
     commit(url, [before.parts[0], made], {}).verify()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 7))
 def test_the_bytes_do_not_depend_on_how_windows_were_handed_over(twelve_windows, sizes, rows):
     whole = write("memory://whole", "k", twelve_windows, rows=rows)

@@ -11,7 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from p2es.errors import DatasetError
-from p2es.windows import WindowBatch, WindowStore, collate, decode
+from p2es.tables import COLUMNS, batch_of
+from p2es.windows import WindowBatch, WindowStore
 from p2es_platform import storage, versions
 from p2es_platform.parts import (
     SPLITS,
@@ -125,9 +126,10 @@ class Dataset:
             if mine.size:
                 chosen.append(shard)
                 rows.append(mine)
-        for table, mine in zip(read_shards(self.url, chosen), rows, strict=True):
+        for table, mine in zip(read_shards(self.url, chosen, COLUMNS), rows, strict=True):
+            chosen_rows = table if len(mine) == table.num_rows else table.take(mine)
             for start in range(0, len(mine), _DECODE_ROWS):
-                yield collate(decode(table.take(mine[start : start + _DECODE_ROWS])), channels)
+                yield batch_of(chosen_rows.slice(start, _DECODE_ROWS), channels)
 
     def people(self, split: str | None = None) -> pa.Table:
         """Give one row a person: person, split, age_years, sex, height_cm, weight_kg; sorted by person."""
