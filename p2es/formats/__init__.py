@@ -106,6 +106,8 @@ def _joined(recording: Recording, tables: Sequence[People]) -> Recording:
 
 def _read(reference: RecordRef, source: str, skipped: list[RecordError], options: ReadOptions) -> Iterator[Recording]:
     path = Path(reference.path)
+    if reference.format not in {"link", "missing"} and not _is_file(path):
+        raise why_unknown(path)
     match reference.format:
         case "unknown":
             raise why_unknown(path)
@@ -123,6 +125,14 @@ def _read(reference: RecordRef, source: str, skipped: list[RecordError], options
             found: Iterator[Recording] = reader.read(path, reference.name, source, skipped)
             return found
     raise KeyError(reference.format)
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether it may be opened: not so a pipe, which would keep the reader waiting."""
+    try:
+        return not path.exists() or path.is_file()
+    except OSError:
+        return True
 
 
 def content_files(reference: RecordRef, options: ReadOptions | None = None) -> list[Path]:

@@ -234,7 +234,7 @@ class _Headers:
         inner = {file for header, files in named.items() for file in files if file != header}
         # Masters that name each other in a ring are each a record: reading them tells.
         tops = [name for name in named if name not in inner] or list(named)
-        self.records = {name: name.removesuffix(".hea") for name in tops}
+        self.records = {name: self._record(name, sizes) for name in tops}
         self.companions: dict[str, str] = {}
         for top in tops:
             for file in self._reached(top, named):
@@ -242,9 +242,15 @@ class _Headers:
                     self.companions.setdefault(file, self.records[top])
         for name in named:
             if name not in self.companions:
-                self.records[name] = name.removesuffix(".hea")
+                self.records[name] = self._record(name, sizes)
         self._stems = {name.removesuffix(".hea"): record for name, record in self.records.items()}
         self._stems |= {file.removesuffix(".hea"): r for file, r in self.companions.items() if file.endswith(".hea")}
+
+    @staticmethod
+    def _record(header: str, sizes: Mapping[str, int]) -> str:
+        """Name the record of a header; with its ending where a file beside has the name without."""
+        name = header.removesuffix(".hea")
+        return header if name in sizes else name
 
     @staticmethod
     def _reached(top: str, named: Mapping[str, Sequence[str]]) -> set[str]:
@@ -365,6 +371,9 @@ def _is_text(head: bytes, file: str) -> bool:
 def why_unknown(path: Path) -> RecordError:
     """Say why a file is not read: what it is, and what to do."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # Opening a pipe would wait for somebody to write to it.
+            return RecordError(f"{path.name} is a pipe or a device: copy what it gives into a file", "unknown_format")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
@@ -436,12 +445,10 @@ def _is_list(path: Path) -> bool:
     if path.name != "RECORDS" and path.suffix.lower() not in {".txt", ".lst"}:
         return False
     try:
-        with path.open("rb") as file:
-            lines = file.read(HEAD_BYTES).decode("utf-8", errors="replace").splitlines()[:-1] or [""]
-        first = next((line.strip() for line in lines if line.strip()), path.read_text("utf-8", "replace").strip())
+        first = next(_entries(path), "")
     except OSError:
         return False
-    return path.name == "RECORDS" or any(_there(path.parent, first.split("\n")[0].strip()))
+    return path.name == "RECORDS" or any(_there(path.parent, first))
 
 
 def _there(base: Path, entry: str) -> Iterator[bool]:
