@@ -193,6 +193,21 @@ def test_the_bytes_do_not_depend_on_how_windows_were_handed_over(twelve_windows,
     assert storage.find("memory://whole").keys() == storage.find("memory://pieces").keys()
 
 
+def test_windows_are_written_as_they_come(tmp_path, twelve_windows):
+    """However many there are, a writer holds those of two shards a split: those that wait, and those just drawn."""
+    url, window = str(tmp_path / "d"), twelve_windows[0]
+
+    def many():
+        for k in range(20):
+            written = len(storage.listing(f"{url}/shards/train"))
+            assert k - 2 * written <= 4
+            yield dataclasses.replace(window, window_id=str(k))
+
+    with PartWriter(url, "k", "simulated", rows=2) as writer:
+        writer.add(many())
+        assert writer.finish({}, 20).rows == 20
+
+
 def test_a_writer_that_does_not_finish_leaves_nothing_that_counts(tmp_path, twelve_windows):
     url = str(tmp_path / "d")
     with PartWriter(url, "k", "simulated", rows=2) as writer:

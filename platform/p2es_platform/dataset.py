@@ -25,7 +25,7 @@ from p2es_platform.parts import (
     whole_parts,
     write_part,
 )
-from p2es_platform.shards import QUARANTINE_SCHEMA, Shard, read_quarantine, read_shard, read_shards
+from p2es_platform.shards import QUARANTINE_SCHEMA, Shard, ahead, read_quarantine, read_shard, read_shards
 
 __all__ = [
     "QUARANTINE_SCHEMA",
@@ -117,19 +117,26 @@ class Dataset:
         kept = np.linspace(0, total - 1, min(limit or total, total)).round().astype(np.int64)
         return WindowStore.from_batches(self._batches(split, kept, channels))
 
+    def batches(self, split: str, *, channels: int = 1) -> Iterator[WindowBatch]:
+        """Read a split as arrays, up to 256 windows at a time, the next ones being decoded meanwhile."""
+        return self._batches(split, np.arange(self.rows(split)), channels)
+
     def _batches(self, split: str, kept: NDArray[np.int64], channels: int) -> Iterator[WindowBatch]:
         """Decode the windows at `kept`; a shard without one is not read."""
         ends = np.cumsum([shard.rows for shard in self.shards(split)])
-        chosen, rows = [], []
+        chosen = []
         for shard, end in zip(self.shards(split), ends, strict=True):
             mine = kept[(kept >= end - shard.rows) & (kept < end)] - (end - shard.rows)
             if mine.size:
-                chosen.append(shard)
-                rows.append(mine)
-        for table, mine in zip(read_shards(self.url, chosen, COLUMNS), rows, strict=True):
-            chosen_rows = table if len(mine) == table.num_rows else table.take(mine)
-            for start in range(0, len(mine), _DECODE_ROWS):
-                yield batch_of(chosen_rows.slice(start, _DECODE_ROWS), channels)
+                chosen.append((shard, mine))
+
+        def decoded(item: tuple[Shard, NDArray[np.int64]]) -> list[WindowBatch]:
+            shard, mine = item
+            table = read_shard(self.url, shard, COLUMNS)
+            table = table if len(mine) == table.num_rows else table.take(mine)
+            return [batch_of(table.slice(k, _DECODE_ROWS), channels) for k in range(0, len(mine), _DECODE_ROWS)]
+
+        return (batch for batches in ahead(decoded, chosen) for batch in batches)
 
     def people(self, split: str | None = None) -> pa.Table:
         """Give one row a person: person, split, age_years, sex, height_cm, weight_kg; sorted by person."""

@@ -9,6 +9,7 @@ Names carry a digest of the bytes: a file that a version of the dataset names is
 
 import hashlib
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -137,17 +138,21 @@ class PartWriter:
         DatasetError
             When a person is in two splits, or there is no space.
         """
+        pending = iter(windows)
+        while chosen := list(itertools.islice(pending, self._rows)):
+            self._take(chosen)
+
+    def _take(self, windows: Sequence[Window]) -> None:
         by_split: dict[str, list[Window]] = {}
         for window in windows:
             if self._people.setdefault(window.person, window.split) != window.split:
                 raise DatasetError(in_two_splits(window.person, window.split, self._people[window.person]))
             by_split.setdefault(window.split, []).append(window)
         for split, chosen in by_split.items():
-            for first in range(0, len(chosen), self._rows):
-                self._waiting[split].append(encode(chosen[first : first + self._rows]))
-                self._count[split] += self._waiting[split][-1].num_rows
-                while self._count[split] >= self._rows:
-                    self._write(split, self._rows)
+            self._waiting[split].append(encode(chosen))
+            self._count[split] += len(chosen)
+            if self._count[split] >= self._rows:
+                self._write(split, self._rows)
 
     def leave_out(self, row: Mapping[str, Any]) -> None:
         """Note what was left out: record, source, what, reason, detail, count, and the person where it is known."""

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,9 @@ QUARANTINE_SCHEMA = pa.schema(
         pa.field("person", pa.string()),  # hashed, where it is known: deletion finds the row by it
     ]
 )
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 # Shards read ahead: at 4 the disk and the decoding of Parquet are hidden behind the use of the windows.
 _AHEAD = 4
 
@@ -141,12 +144,17 @@ def read_quarantine(url: str, part: HasQuarantine) -> pa.Table:
 
 def read_shards(url: str, shards: Iterable[Shard], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Read shards in their order, a table each, the next ones being read meanwhile."""
-    waiting: deque[Future[pa.Table]] = deque()
+    return ahead(lambda shard: read_shard(url, shard, columns), shards)
+
+
+def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Do some work on items in threads, the next ones while the caller uses one; results in the items' order."""
+    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(max_workers=_AHEAD, thread_name_prefix="shards")
     try:
-        for shard in shards:
-            waiting.append(pool.submit(read_shard, url, shard, columns))
-            if len(waiting) >= _AHEAD:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
