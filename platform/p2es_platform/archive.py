@@ -28,13 +28,15 @@ class Bucket:
     ----------
     url : str
         Of a folder, without a wildcard.
+    deep : bool
+        Whether the folders below belong to it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, deep: bool = True) -> None:
         self._url = url.rstrip("/")
         self._files, self._root = fsspec.core.url_to_fs(self._url)
         self._root = self._root.rstrip("/")
-        found = self._files.find(self._root, detail=True)
+        found = self._files.find(self._root, maxdepth=None if deep else 1, detail=True)
         below = {path.removeprefix(self._root).lstrip("/"): int(info.get("size") or 0) for path, info in found.items()}
         # A bucket's mark of a folder is an empty object with a slash at its end.
         self.sizes: dict[str, int] = {name: size for name, size in below.items() if name and not name.endswith("/")}
@@ -99,7 +101,7 @@ def survey(url: str, mappings: tuple[Layout, ...] = (), tables: Sequence[PeopleL
     base, _, name = address.rpartition("/")
     if url.startswith("@") or name == "RECORDS":
         return _of_list(Bucket(base), storage.read_bytes(address), url, mappings, tables)
-    return _only(Bucket(base), [name], url, mappings, tables)
+    return _only(Bucket(base, deep=False), [name], url, mappings, tables)
 
 
 def _only(
