@@ -28,8 +28,9 @@ from p2es.recording import LazySamples, Recording, Signal, SignalKind
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# The waveform of a file stays in memory as it is stored; a day of three channels at 250 Hz is 130 MB.
-MAX_BYTES = 512 << 20
+# pydicom holds a waveform twice while it reads it: 253 MB for a day of three channels at 250 Hz, a file of 130 MB.
+# From then on it is there once, as it is stored.
+MAX_BYTES = 256 << 20
 MAX_GROUPS = 1000
 MAX_CHANNELS = 512
 # Derived groups are median beats, unless nothing else is there and they are as long as a rhythm strip.
