@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from p2es.demographics import Demographics, parse_sex
 from p2es.errors import InputError, P2EsError
 from p2es_platform.settings import Settings
+from pipelines.dataset_args import DatasetArgs
 from pipelines.recipes import RECIPES, Recipe, named
 
 RecipeName = Literal["demo", "small", "base", "large"]
@@ -51,7 +52,7 @@ class IngestArgs(StageArgs):
     """A recipe, and the archive to read."""
 
     archive: tyro.conf.Positional[str | None] = None
-    """A folder or file of recordings. Without one, the recipe's own simulated archive."""
+    """A folder, file, glob, list (@list.txt) or bucket address. Without one, the recipe's own simulated archive."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,26 @@ def ingest(args: IngestArgs, settings: Settings) -> int:
     with _ray(args.recipe, settings):
         archive = args.archive or args.recipe.ingest.archive or people.run(args.recipe, settings).folder
         result = stage.run(args.recipe, settings, archive=archive, name=args.recipe.ingest.name)
-    print(f"{result.windows} windows of {result.people} people in {result.url}{' (reused)' if result.reused else ''}")
+    print(
+        f"{result.windows} windows of {result.people} people in version {result.version} of {result.url}"
+        f"{' (reused)' if result.reused else ''}"
+    )
+    print(f"{result.records} records; {result.candidates} windows tried; {result.documents} documents beside them")
     for reason, count in sorted(result.quarantined.items()):
-        print(f"  quarantined, {reason}: {count}")
+        print(f"  left out, {reason}: {count}")
+    name = result.url.rsplit("/", 1)[-1]
+    if result.quarantined:
+        print(f"which ones: p2es dataset quarantine {name} --source {args.recipe.ingest.source} --archive {archive}")
     return 0
+
+
+def dataset(args: DatasetArgs, settings: Settings) -> int:
+    """Look at datasets, check them, compare versions, delete a person, collect what is not needed."""
+    from pipelines import dataset_commands
+
+    answer = dataset_commands.run(args, settings, lambda: _ray(named("demo"), settings))
+    print(answer)
+    return 0 if answer.ok else 1
 
 
 def group(args: StageArgs, settings: Settings) -> int:
@@ -355,6 +372,7 @@ def demo(args: StageArgs, settings: Settings) -> int:
 COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
     "simulate": (simulate, "p2es simulate --simulate.people 200"),
     "ingest": (ingest, "p2es ingest path/to/archive --ingest.source mimic"),
+    "dataset": (dataset, "p2es dataset show NAME"),
     "group": (group, "p2es group --group.neighbours 20"),
     "train": (train, "p2es train --recipe small --train.windows 100000"),
     "evaluate": (evaluate, "p2es evaluate --evaluate.max-windows 400"),
@@ -372,6 +390,7 @@ COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
 ARGUMENTS: dict[str, type] = {
     "simulate": StageArgs,
     "ingest": IngestArgs,
+    "dataset": DatasetArgs,
     "group": StageArgs,
     "train": StageArgs,
     "evaluate": StageArgs,

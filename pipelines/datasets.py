@@ -152,6 +152,19 @@ def delete(url: str, person: str, source: str, settings: Settings) -> Answer:
     return Answer("\n".join(lines))
 
 
+def would_delete(url: str, person: str, source: str, settings: Settings) -> Answer:
+    """Say whether a person is in a dataset, and that nothing was done yet."""
+    hashed = settings.hashed_id(source, "person", person)
+    dataset = Dataset.open(url)
+    parts = [part for part in dataset.parts if hashed in part.people]
+    if not parts:
+        raise InputError(f"the person is not in version {dataset.version} of {_name(url)}: check --person and --source")
+    return Answer(
+        f"the person is in {len(parts)} of {len(dataset.parts)} parts of version {dataset.version} of {_name(url)}; "
+        "nothing was deleted: add --yes to do it, for good, in every version"
+    )
+
+
 def collect(
     url: str, *, keep_versions: int | None = None, grace_s: float = maintenance.GRACE_S, dry_run: bool = False
 ) -> Answer:
@@ -165,17 +178,17 @@ def collect(
     return Answer("\n".join([*lines, *(f"  {path}" for path in done.files if dry_run)]))
 
 
-def split_list(url: str, settings: Settings, *, check: str | None = None) -> Answer:
+def split_list(url: str, settings: Settings, *, source: str, check: str | None = None) -> Answer:
     """Say by which rule people are split; with a published list, check it against the rule and the dataset."""
     dataset = Dataset.open(url)
-    rule = _rule(dataset)
+    rule = rule_of(dataset, source)
     people = {person: split for part in dataset.parts for person, split in part.people.items()}
     counts = _list(Counter(people.values()))
     if check is None:
         return Answer(
             f"{len(people):,} people ({counts}), split by salt {rule.salt!r}, source {rule.source!r}, "
             f"{rule.test_share:g} test, {rule.validation_share:g} validation; the list with the archive's ids is "
-            "written by `p2es ingest --ingest.split-list FILE`"
+            "written with --archive WHERE --out FILE"
         )
     data = storage.read_bytes(check) if not storage.is_local(check) else _local(check)
     theirs, listed = splits.read_list(data)
@@ -194,10 +207,11 @@ def split_list(url: str, settings: Settings, *, check: str | None = None) -> Ans
     return Answer("\n".join(line for line in lines if not line.startswith("0 ")), ok=False)
 
 
-def _rule(dataset: Dataset) -> splits.SplitRule:
+def rule_of(dataset: Dataset, source: str) -> splits.SplitRule:
+    """Give the rule by which a family of a dataset was split."""
     made = dataset.manifest["ingest"]
     try:
-        return splits.SplitRule(made["salt"], made["source"], made["validation_share"], made["test_share"])
+        return splits.SplitRule(made["salt"], source, made["validation_share"], made["test_share"])
     except KeyError as error:
         raise DatasetError(f"the manifest of {dataset.url} has no {error.args[0]}: ingest again") from error
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -31,7 +31,7 @@ class IngestConfig:
     """How an archive becomes windows."""
 
     archive: str | None = None
-    """A folder or file; None takes the simulated archive of this recipe."""
+    """A folder, file, glob, list or bucket; None takes the simulated archive of this recipe."""
     name: str | None = None
     """Name of the dataset; made of the archive's name and of what decides its windows without one."""
     source: str = "simulated"
@@ -44,8 +44,16 @@ class IngestConfig:
     """Share of people in the validation split."""
     test_share: float = 0.15
     """Share of people in the test split."""
-    records_per_task: int = 16
-    """Records a Ray task reads and writes as one set of shards."""
+    mapping: tuple[str, ...] = ()
+    """TOML files that say which columns of CSV, Parquet or MATLAB files are which signals (docs/data.md)."""
+    people: tuple[str, ...] = ()
+    """Tables of people to join (ptbxl_database.csv), known by their columns; a TOML declares one of your own."""
+    twins: Literal["leave_out", "fail"] = "leave_out"
+    """What to do with windows that are already there under another person or record: quarantine them, or stop."""
+    task_records: int = 256
+    """Most records a Ray task reads and writes as one part."""
+    task_mb: int = 32
+    """Most megabytes of records a task takes; a larger record is a task of its own."""
 
 
 @dataclass(frozen=True)
