@@ -93,7 +93,7 @@ def law_residuals(ecg: NDArray[np.floating]) -> NDArray[np.floating]:
 def complete_limb_leads(leads: Mapping[str, NDArray[Floating]]) -> dict[str, NDArray[Floating]]:
     """Complete the six limb leads from any two of them; observed leads are kept as they are.
 
-    Each limb lead is a known combination a*I + b*II, so two different ones give I and II by a 2 x 2 solve.
+    Each limb lead is a known combination of I and II, and so of any two different limb leads, (time,) or (..., time).
     Precordial leads pass through. With fewer than two limb leads nothing can be added.
     """
     result = dict(leads)
@@ -102,9 +102,8 @@ def complete_limb_leads(leads: Mapping[str, NDArray[Floating]]) -> dict[str, NDA
         return result
     first, second = present[:2]
     rows = LIFT[[LEADS.index(first), LEADS.index(second)], :2]
-    pair = np.stack([leads[first], leads[second]])
-    i_and_ii = np.linalg.solve(rows, pair.astype(np.float64))
-    for name in LIMB:
+    weights = LIFT[: len(LIMB), :2] @ np.linalg.inv(rows)
+    for name, (a, b) in zip(LIMB, weights, strict=True):
         if name not in result:
-            result[name] = (LIFT[LEADS.index(name), :2] @ i_and_ii).astype(pair.dtype)
+            result[name] = (a * leads[first] + b * leads[second]).astype(leads[first].dtype)
     return result

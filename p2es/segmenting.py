@@ -1,108 +1,106 @@
-"""From a recording to windows: filtered, resampled to 128 Hz, cut, judged. What is left out is counted by reason."""
+"""From a recording to windows, stretch by stretch in constant memory; nothing is left out without being counted."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from p2es import lead_laws
+from p2es.amplitude import heart_size, peak_to_peak, unusual_heart
+from p2es.delay import pulse_delay
 from p2es.errors import RecordError
-from p2es.leads import LEADS, LIMB, N_LEADS, complete_limb_leads
+from p2es.fingerprint import fingerprint
+from p2es.judging import Leads, Pulse, judge_leads, judge_pulses
+from p2es.leads import LEADS, LIMB, N_LEADS
 from p2es.recording import Recording, Signal, SignalKind
-from p2es.signals import (
-    bandpass_ecg,
-    bandpass_ppg,
-    lead_quality,
-    ppg_quality,
-    pulse_delay,
-    pulse_onsets,
-    r_peaks,
-    resample,
-    zscore_ppg,
-)
-from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, PPG_SAMPLES, WINDOW_S, Window
+from p2es.timeline import Timeline, lay_out
+from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, WINDOW_S, Window
 
-MIN_PPG_SHARE = 0.8
-"""Least share of a window's PPG that must have been recorded: ten of its twelve seconds are enough."""
-MIN_QUALITY = 0.2
-"""Least quality of a PPG or lead that is kept."""
-MIN_LEAD_SD_MV = 0.005
-"""A lead that moves less is flat."""
-MAX_LEAD_MV = 10.0
-"""A lead that exceeds this in a thousandth of its samples has the wrong unit."""
-MAX_LAW_SHARE = 0.1
-"""Limb leads off the lead laws by more than this share of their size (RMS) are refused.
-
-21 records of three CinC 2021 sources are off by at most 0.7 %; of 80 LUDB records, whose gains normalise each lead on
-its own, all are off by more than 15 %."""
-LAW_FLOOR_MV = 0.01
-"""What coarse quantisation can do to the sum of three leads is no break of the laws."""
-# Long recordings: the delay is stable inside one (IQR 10-20 ms), so three stretches of two minutes tell it.
-_DELAY_STRETCH_S = 120.0
-_DELAY_STRETCHES = 3
+# A stretch is ten minutes, less where many fast signals would make it larger than this many samples (32 MB float64).
+_STRETCH_S = 600.0
+_STRETCH_SAMPLES = 4_000_000
+MAX_WINDOWS = 128
+"""Most windows in one `Segmented` of `cut`: 9 MB of 12 leads and a PPG."""
+# What is decided once for a long recording (delay, lead laws, size) is told by three stretches of two minutes of it:
+# the delay is stable inside one (IQR 10-20 ms).
+_PROBE_S = 120.0
+_PROBES = 3
+# Converter steps taken as microvolt must give a heart of a size between a third of the usual one and three times it.
+_REPAIRED_HEARTS = (1 / 3, 3.0)
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """The windows of a recording, and what was left out.
+    """Windows of a recording, and what was left out.
 
     Attributes
     ----------
     windows : tuple of Window
     rejected : mapping
-        Reason to count: windows left out, and windows kept for their ECG whose PPG was left out.
+        Reason to count: places for a window that gave none.
+    candidates : int
+        All places for a window: ``len(windows) + sum(rejected.values())``, exactly.
+    notes : mapping
+        Reason to count: the PPG left out of windows that are kept for their ECG, or the ECG of those kept for
+        their PPG.
     """
 
     windows: tuple[Window, ...]
     rejected: Mapping[str, int]
+    candidates: int
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Timeline:
-    """All signals at 128 Hz from the recording's start; NaN where nothing was recorded."""
+class _Plan:
+    """What is decided once for a whole recording."""
 
-    ecg: Array
-    """(12, time), millivolt, in the band; recorded leads only."""
-    beats: Array
-    """(signal, time): every ECG, also of an unknown lead or unit. They tell the time of the beats."""
-    ppg: Array
-    """(channel, time)."""
-    channels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Leads:
-    """The ECG of a window: (12, 1280) completed by the lead laws, mask (12,), quality (12,), why it is empty."""
-
-    ecg: NDArray[np.float32]
-    mask: NDArray[np.bool_]
-    quality: NDArray[np.float32]
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class _Pulse:
-    """The PPG of a window: (channel, 1536), mask (1536,), quality; or why there is none."""
-
-    ppg: NDArray[np.float32] | None = None
-    mask: NDArray[np.bool_] | None = None
-    quality: float | None = None
-    reason: str | None = None
+    ecgs: tuple[Signal, ...]
+    """All of them, also of an unknown lead or unit: they tell the time of the beats."""
+    rows: tuple[int | None, ...]
+    """For each of the 12 leads its place in `ecgs`, where it is in millivolt."""
+    ppgs: tuple[Signal, ...]
+    samples: int
+    """Length of the recording at 128 Hz."""
+    starts: range
+    whole: Timeline | None = None
+    """The recording, where it is so short that it is laid out once."""
+    factors: Array | None = None
+    """What makes true millivolt of each of `ecgs`, where the file's gains are wrong."""
+    flags: tuple[str, ...] = ()
+    delay_s: float | None = None
+    delay_confidence: float | None = None
+    delay_iqr_s: float | None = None
 
 
 def segment(recording: Recording, *, step_s: float, ids: Callable[..., str], split: str = "test") -> Segmented:
-    """Cut a recording into windows.
+    """Cut a recording into windows, all at once; otherwise as `cut`."""
+    parts = list(cut(recording, step_s=step_s, ids=ids, split=split))
+    rejected, notes = Counter[str](), Counter[str]()
+    for part in parts:
+        rejected.update(part.rejected)
+        notes.update(part.notes)
+    windows = tuple(window for part in parts for window in part.windows)
+    return Segmented(windows, dict(rejected), sum(part.candidates for part in parts), dict(notes))
+
+
+def cut(recording: Recording, *, step_s: float, ids: Callable[..., str], split: str = "test") -> Iterator[Segmented]:
+    """Cut a recording into windows, stretch by stretch in constant memory.
 
     The first window leaves room for the PPG's margin; a recording too short for that, or without PPG, is cut from
-    its start. A window needs a usable lead or a usable PPG; `enrolment` names the recording's first earlier window
-    with all 12 leads.
+    its start. Where windows stand depends on the whole recording, not on the stretches. A window needs a usable lead
+    or a usable PPG; `enrolment` names the recording's first earlier window with all 12 leads. A tail shorter than a
+    window is no place for one.
 
     Parameters
     ----------
     recording : Recording
+        Its signals may be lazy.
     step_s : float
         From the start of a window to the start of the next.
     ids : callable
@@ -110,181 +108,231 @@ def segment(recording: Recording, *, step_s: float, ids: Callable[..., str], spl
     split : str
         The person's split.
 
-    Returns
-    -------
+    Yields
+    ------
     Segmented
+        Of at most `MAX_WINDOWS` windows. A recording shorter than a window is one candidate, rejected.
 
     Raises
     ------
     RecordError
-        When the recording as a whole cannot be used: nothing recorded, or limb leads that break the lead laws.
+        When the recording as a whole cannot be used, before anything is yielded: nothing recorded (`no_signal`), or
+        limb leads that break the lead laws and cannot be mended (`lead_laws`).
     """
-    line = _timeline(recording)
-    _check_laws(line.ecg)
-    delay_s, confidence = _delay(line)
-    person = ids(recording.source, "person", recording.person)
-    record = ids(recording.source, "record", recording.record)
+    plan = _plan(recording, step_s)
+    if not plan.starts:
+        yield Segmented((), {"shorter_than_a_window": 1}, 1)
+        return
+    common = Window(
+        window_id=ids(recording.source, "record", recording.record),
+        person=ids(recording.source, "person", recording.person),
+        recording=ids(recording.source, "record", recording.record),
+        source=recording.source,
+        split=split,
+        start_s=0.0,
+        ecg=None,
+        lead_mask=np.zeros(N_LEADS, bool),
+        ppg=None,
+        ppg_mask=None,
+        demographics=recording.demographics,
+        delay_s=plan.delay_s,
+        delay_confidence=plan.delay_confidence,
+        delay_iqr_s=plan.delay_iqr_s,
+        simulated=recording.simulated,
+    )
+    for line, starts in _stretches(plan):
+        part = _cut_stretch(plan, line, starts, common, recording.r_peaks_s)
+        if common.enrolment is None:
+            complete = next((w.window_id for w in part.windows if w.lead_mask.all()), None)
+            common = replace(common, enrolment=complete)
+        yield part
+
+
+def _cut_stretch(
+    plan: _Plan, line: Timeline, starts: Sequence[int], common: Window, annotated_s: Array | None
+) -> Segmented:
     windows: list[Window] = []
-    rejected: Counter[str] = Counter()
-    enrolment: str | None = None
-    for start in _starts(line, step_s):
-        leads, pulse = _window_leads(line.ecg, start), _window_ppg(line.ppg, start)
-        if pulse.reason or not leads.mask.any():
-            rejected.update(reason for reason in [_left_out(leads, pulse)] if reason)
+    rejected, notes = Counter[str](), Counter[str]()
+    enrolment = common.enrolment
+    leads_of, pulse_of = judge_leads(line, plan.rows, starts), judge_pulses(line, starts)
+    for start, leads, pulse in zip(starts, leads_of, pulse_of, strict=True):
+        reasons = [reason for reason in (pulse.reason, leads.reason) if reason]
         if not leads.mask.any() and pulse.ppg is None:
+            rejected[reasons[0]] += 1
             continue
-        start_s = start / FS_HZ
-        window = Window(
-            window_id=f"{record}-{round(start_s * 1000):09d}",
-            person=person,
-            recording=record,
-            source=recording.source,
-            split=split,
-            start_s=start_s,
-            ecg=leads.ecg if leads.mask.any() else None,
-            lead_mask=leads.mask,
-            ppg=pulse.ppg,
-            ppg_mask=pulse.mask,
-            ppg_channels=line.channels if pulse.ppg is not None else (),
-            demographics=recording.demographics,
-            delay_s=delay_s,
-            delay_confidence=confidence,
-            ppg_quality=pulse.quality,
-            lead_quality=leads.quality,
-            r_peaks_s=_annotated(recording, start_s),
-            enrolment=enrolment,
-            simulated=recording.simulated,
-        )
+        notes.update(reasons)
+        window = _window(plan, line, start, leads, pulse, replace(common, enrolment=enrolment), annotated_s)
         windows.append(window)
         if enrolment is None and leads.mask.all():
             enrolment = window.window_id
-    if not windows and not rejected:
-        rejected["shorter_than_a_window"] += 1
-    return Segmented(tuple(windows), dict(rejected))
+    return Segmented(tuple(windows), dict(rejected), len(starts), dict(notes))
 
 
-def _left_out(leads: _Leads, pulse: _Pulse) -> str | None:
-    """Give the one reason that a window, or its PPG, is left out for."""
-    if pulse.reason:
-        return pulse.reason
-    return leads.reason if pulse.ppg is None else None
+def _window(
+    plan: _Plan, line: Timeline, start: int, leads: Leads, pulse: Pulse, common: Window, annotated_s: Array | None
+) -> Window:
+    start_s = start / FS_HZ
+    has_ecg = bool(leads.mask.any())
+    r_peaks_s = None
+    if annotated_s is not None:
+        times_s = annotated_s - start_s
+        r_peaks_s = times_s[(times_s >= 0) & (times_s < WINDOW_S)].astype(np.float32)
+    figures: dict[str, Any] = {**leads.figures, **pulse.figures}
+    window = replace(
+        common,
+        window_id=f"{common.recording}-{round(start_s * 1000):09d}",
+        start_s=start_s,
+        ecg=leads.ecg if has_ecg else None,
+        lead_mask=leads.mask,
+        ppg=pulse.ppg,
+        ppg_mask=pulse.mask,
+        ppg_channels=tuple(plan.ppgs[channel].name for channel in pulse.channels),
+        r_peaks_s=r_peaks_s,
+        heart_rate_bpm=_heart_rate(line, start_s, has_ecg, pulse.channels),
+        flags=(*plan.flags, *leads.flags) if has_ecg else (),
+        **figures,
+    )
+    return replace(window, fingerprint=fingerprint(window))
 
 
-def _timeline(recording: Recording) -> _Timeline:
-    leads = {name: s for name, s in recording.leads.items() if s.unit == "mV"}
-    pulses = [s for s in recording.of_kind(SignalKind.PPG) if np.isfinite(s.samples).any()]
-    if not leads and not pulses:
-        raise RecordError(f"{recording.record} has neither a standard ECG lead in millivolt nor a PPG", "no_signal")
-    ecgs = [s for s in recording.of_kind(SignalKind.ECG) if np.isfinite(s.samples).any()]
-    time = int(max(s.end_s for s in [*leads.values(), *pulses]) * FS_HZ)
-    beats = np.full((len(ecgs), time), np.nan)
-    ecg = np.full((N_LEADS, time), np.nan)
-    for place, signal in enumerate(ecgs):
-        row = _placed(signal, bandpass_ecg, time)
-        beats[place] = row
-        if signal.lead is not None and leads.get(signal.lead) is signal and _in_range(row):
-            ecg[LEADS.index(signal.lead)] = row
-    ppg = np.full((len(pulses), time), np.nan)
-    for place, signal in enumerate(pulses):
-        ppg[place] = _placed(signal, bandpass_ppg, time)
-    return _Timeline(ecg, beats, ppg, tuple(s.name for s in pulses))
+def _heart_rate(line: Timeline, start_s: float, has_ecg: bool, channels: Sequence[int]) -> float | None:
+    """Give the rate in a window, beats a minute: by its R peaks, or else its pulses; None with fewer than three."""
+    for times_s in [line.beats_s] * has_ecg + [line.onsets_s[channel] for channel in channels]:
+        inside = times_s[(times_s >= start_s) & (times_s < start_s + WINDOW_S)]
+        if inside.size >= 3:
+            return 60.0 / float(np.median(np.diff(inside)))
+    return None
 
 
-def _in_range(row: Array) -> bool:
-    """Tell whether a lead (time,) is of a size that millivolts of a heart can have."""
-    return bool(np.isfinite(row).any() and np.nanquantile(np.abs(row), 0.999, method="lower") <= MAX_LEAD_MV)
-
-
-def _placed(signal: Signal, bandpass: Callable[..., NDArray[np.floating]], time: int) -> Array:
-    """Filter a signal and put it on the common timeline."""
-    row = np.full(time, np.nan)
-    samples = resample(bandpass(signal.samples.astype(np.float64), signal.fs_hz), signal.fs_hz, FS_HZ)
-    first = round(signal.start_s * FS_HZ)
-    row[first : first + samples.size] = samples[: max(time - first, 0)]
-    return row
-
-
-def _check_laws(ecg: Array) -> None:
-    """Refuse limb leads that do not belong together: swapped, or each scaled on its own (LUDB's headers)."""
-    recorded = {name: ecg[k] for k, name in enumerate(LIMB) if np.isfinite(ecg[k]).any()}
-    if len(recorded) < 3:
+def _stretches(plan: _Plan) -> Iterator[tuple[Timeline, Sequence[int]]]:
+    """Give the windows of a plan a few at a time, with the timeline that they stand on."""
+    if plan.whole is not None:
+        for k in range(0, len(plan.starts), MAX_WINDOWS):
+            yield plan.whole, plan.starts[k : k + MAX_WINDOWS]
         return
-    expected = complete_limb_leads(dict(list(recorded.items())[:2]))
-    size = np.sqrt(np.mean([np.nanmean(np.square(row)) for row in recorded.values()]))
-    for name, row in recorded.items():
-        both = np.isfinite(row) & np.isfinite(expected[name])
-        gap = np.sqrt(np.mean(np.square(row[both] - expected[name][both]))) if both.any() else 0.0
-        if gap > max(MAX_LAW_SHARE * size, LAW_FLOOR_MV):
-            raise RecordError(
-                f"the limb leads break Einthoven's law ({name} is off by {gap / size:.0%}): check gains and leads",
-                "lead_laws",
-            )
+    length = round(_stretch_s(plan) * FS_HZ)
+    step = plan.starts.step
+    many = max(min(length // step, MAX_WINDOWS), 1)
+    for k in range(0, len(plan.starts), many):
+        starts = plan.starts[k : k + many]
+        first = max(starts[0] - MARGIN_SAMPLES, 0)
+        last = min(starts[-1] + ECG_SAMPLES + MARGIN_SAMPLES, plan.samples)
+        yield _laid_out(plan, first, last - first), starts
 
 
-def _delay(line: _Timeline) -> tuple[float | None, float | None]:
-    """Estimate the delay from R peak to steepest pulse of the recording and the confidence in it."""
-    peaks, pulses = [], []
-    time = line.beats.shape[1]
-    stretch = min(int(_DELAY_STRETCH_S * FS_HZ), time)
-    # Stretches of a short recording would overlap, and each beat counts once.
-    count = min(_DELAY_STRETCHES, max(time // max(stretch, 1), 1))
-    for first in np.linspace(0, time - stretch, count).astype(int):
-        part = slice(first, first + stretch)
-        beats, ppg = line.beats[:, part], line.ppg[:1, part]
-        mask = np.isfinite(beats).mean(axis=1) > 0.9
-        if not mask.any() or not len(ppg) or np.isfinite(ppg).mean() < 0.5:
-            continue
-        peaks.append(r_peaks(beats, FS_HZ, mask) + first / FS_HZ)
-        pulses.append(pulse_onsets(ppg[0], FS_HZ) + first / FS_HZ)
-    if not peaks:
-        return None, None
-    delay_s, confidence = pulse_delay(np.concatenate(peaks), np.concatenate(pulses))
-    return (float(delay_s), float(confidence)) if np.isfinite(delay_s) else (None, None)
+def _stretch_s(plan: _Plan) -> float:
+    a_second = sum(signal.fs_hz for signal in (*plan.ecgs, *plan.ppgs))
+    return float(np.clip(_STRETCH_SAMPLES / a_second, 30.0, _STRETCH_S))
 
 
-def _starts(line: _Timeline, step_s: float) -> range:
-    """Give the first samples of the windows."""
-    time = line.ecg.shape[1]
-    roomy = len(line.ppg) > 0 and time >= ECG_SAMPLES + MARGIN_SAMPLES
-    return range(MARGIN_SAMPLES if roomy else 0, time - ECG_SAMPLES + 1, max(round(step_s * FS_HZ), 1))
+def _laid_out(plan: _Plan, first: int, count: int) -> Timeline:
+    line = lay_out(plan.ecgs, plan.ppgs, first, count)
+    return line if plan.factors is None else line.scaled(plan.factors)
 
 
-def _window_leads(line: Array, start: int) -> _Leads:
-    """Judge the leads of a window and complete the limb leads."""
-    ecg = line[:, start : start + ECG_SAMPLES]
-    result, mask = np.zeros(ecg.shape, np.float32), np.zeros(N_LEADS, bool)
-    quality = np.full(N_LEADS, np.nan, np.float32)
-    whole = np.asarray(np.isfinite(ecg).all(axis=1))
-    moving = whole & (np.where(whole[:, None], ecg, 0.0).std(axis=1) >= MIN_LEAD_SD_MV)
-    quality[moving] = lead_quality(ecg[moving], FS_HZ)
-    kept = moving & (np.nan_to_num(quality) >= MIN_QUALITY)
-    known = {LEADS[k]: ecg[k].astype(np.float32) for k in np.flatnonzero(kept)}
-    for name, samples in complete_limb_leads(known).items():
-        result[LEADS.index(name)], mask[LEADS.index(name)] = samples, True
-    reason = "ecg_missing" if not whole.any() else "ecg_flat" if not moving.any() else "ecg_poor"
-    return _Leads(result, mask, quality, None if mask.any() else reason)
+def _plan(recording: Recording, step_s: float) -> _Plan:
+    """Decide what holds for the whole recording."""
+    ecgs = tuple(s for s in recording.of_kind(SignalKind.ECG) if s.samples.size > 1)
+    ppgs = tuple(s for s in recording.of_kind(SignalKind.PPG) if s.samples.size > 1)
+    leads = {name: s for name, s in recording.leads.items() if s.unit == "mV" and s.samples.size > 1}
+    if not leads and not ppgs:
+        raise RecordError("there is neither a standard ECG lead in millivolt nor a PPG", "no_signal")
+    rows = tuple(
+        next((k for k, s in enumerate(ecgs) if s is leads[name]), None) if name in leads else None for name in LEADS
+    )
+    samples = int(max(s.end_s for s in [*leads.values(), *ppgs]) * FS_HZ + 1e-6)
+    roomy = len(ppgs) > 0 and samples >= ECG_SAMPLES + MARGIN_SAMPLES
+    step = max(round(step_s * FS_HZ), 1)
+    starts = range(MARGIN_SAMPLES if roomy else 0, samples - ECG_SAMPLES + 1, step)
+    plan = _Plan(ecgs, rows, ppgs, samples, starts)
+    if not starts:
+        return plan
+    if samples <= _stretch_s(plan) * FS_HZ:
+        probes = [lay_out(ecgs, ppgs, 0, samples)]
+    else:
+        length = round(min(_PROBE_S, _stretch_s(plan)) * FS_HZ)
+        places = np.linspace(0, samples - length, _PROBES).astype(int)
+        probes = [lay_out(ecgs, ppgs, int(first), length) for first in places]
+    return _decided(plan, probes)
 
 
-def _window_ppg(line: Array, start: int) -> _Pulse:
-    """Cut the PPG of a window with its margins, and judge it."""
-    if not len(line):
-        return _Pulse()
-    cut = np.full((len(line), PPG_SAMPLES), np.nan)
-    first, last = max(start - MARGIN_SAMPLES, 0), min(start + ECG_SAMPLES + MARGIN_SAMPLES, line.shape[1])
-    place = first - (start - MARGIN_SAMPLES)
-    cut[:, place : place + last - first] = line[:, first:last]
-    mask = np.isfinite(cut).all(axis=0)
-    if mask.mean() < MIN_PPG_SHARE:
-        return _Pulse(reason="ppg_missing")
-    ppg = zscore_ppg(cut, mask)
-    if not ppg.any():
-        return _Pulse(reason="ppg_flat")
-    quality = float(ppg_quality(ppg, mask, FS_HZ))
-    return _Pulse(ppg, mask, quality) if quality >= MIN_QUALITY else _Pulse(reason="ppg_poor")
+def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
+    """Check the lead laws, the size and the delay on stretches of the recording."""
+    factors = _repair(plan, probes)
+    flags: tuple[str, ...] = ()
+    if factors is not None:
+        probes = [probe.scaled(factors) for probe in probes]
+        flags = ("gains_repaired",)
+    if unusual_heart(_heart_size(plan, probes)):
+        flags = (*flags, "amplitude")
+    delay_s, confidence, iqr_s = _delay(probes)
+    whole = probes[0] if probes[0].ecg.shape[1] == plan.samples else None
+    return replace(
+        plan, whole=whole, factors=factors, flags=flags,
+        delay_s=delay_s, delay_confidence=confidence, delay_iqr_s=iqr_s,
+    )  # fmt: skip
 
 
-def _annotated(recording: Recording, start_s: float) -> NDArray[np.float32] | None:
-    if recording.r_peaks_s is None:
+def _blocks(row: Array) -> Array:
+    """Part a row (time,) into blocks of a window's length (block, 1280); the tail is left out."""
+    count = row.size // ECG_SAMPLES
+    return row[: count * ECG_SAMPLES].reshape(count, ECG_SAMPLES)
+
+
+def _alive(blocks: Array) -> NDArray[np.bool_]:
+    return np.isfinite(blocks).all(axis=-1) & (np.ptp(blocks, axis=-1) > 0)
+
+
+def _repair(plan: _Plan, probes: list[Timeline]) -> Array | None:
+    """Give the factor (signal,) that mends leads which break the lead laws; None when there is nothing to mend."""
+    limb = {name: row for name, row in zip(LIMB, plan.rows, strict=False) if row is not None}
+    blocks = {name: np.concatenate([_blocks(probe.ecg[row]) for probe in probes]) for name, row in limb.items()}
+    names = [name for name in limb if len(blocks[name]) and _alive(blocks[name]).mean() >= 0.5]
+    if len(names) < 3:
         return None
-    times = recording.r_peaks_s - start_s
-    return times[(times >= 0) & (times < WINDOW_S)].astype(np.float32)
+    ecg = np.stack([blocks[name] for name in names])
+    ecg = ecg[:, _alive(ecg).all(axis=0)]
+    if not ecg.shape[1] or np.median(lead_laws.broken(names, ecg)) == 0.0:
+        return None
+    gains = np.array([s.gain or np.nan for s in plan.ecgs])
+    factors = np.where(np.isfinite(gains), gains, 1.0) * 1e-3
+    known = np.isfinite(gains[[row for row in plan.rows if row is not None]]).all()
+    steps = ecg * factors[[limb[name] for name in names]][:, None, None]
+    share, floor = lead_laws.REPAIRED_SHARE, lead_laws.FLOOR_MV / 5
+    if known and np.median(lead_laws.broken(names, steps, share, floor)) == 0.0:
+        size = _heart_size(plan, [probe.scaled(factors) for probe in probes])
+        if size is not None and _REPAIRED_HEARTS[0] <= size <= _REPAIRED_HEARTS[1]:
+            return factors
+    gap, size_mv = lead_laws.misfit(names, ecg)
+    hint = lead_laws.what_would_mend(names, ecg) if len(names) > 3 else None
+    raise RecordError(
+        f"the limb leads break Einthoven's law (by {np.median(gap / size_mv):.0%} of their size): "
+        f"{hint or 'check gains and lead names'}",
+        "lead_laws",
+    )
+
+
+def _heart_size(plan: _Plan, probes: list[Timeline]) -> float | None:
+    """Give the size of the recording over that of a usual heart."""
+    sizes, mask = np.zeros(N_LEADS), np.zeros(N_LEADS, bool)
+    for k, row in enumerate(plan.rows):
+        if row is None:
+            continue
+        blocks = np.concatenate([_blocks(probe.ecg[row]) for probe in probes])
+        blocks = blocks[_alive(blocks)]
+        if len(blocks):
+            sizes[k], mask[k] = np.median(peak_to_peak(blocks)), True
+    return heart_size(sizes, mask)
+
+
+def _delay(probes: list[Timeline]) -> tuple[float | None, float | None, float | None]:
+    """Estimate the delay from R peak to steepest pulse of the recording, its confidence and its IQR."""
+    peaks, pulses = [], []
+    for probe in probes:
+        if len(probe.ecg) and len(probe.ppg) and np.isfinite(probe.ppg[0]).mean() >= 0.5:
+            peaks.append(probe.beats_s)
+            pulses.append(probe.onsets_s[0])
+    if not peaks:
+        return None, None, None
+    found = pulse_delay(np.concatenate(peaks), np.concatenate(pulses))
+    return tuple(found) if np.isfinite(found.delay_s) else (None, None, None)  # type: ignore[return-value]

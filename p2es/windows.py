@@ -5,6 +5,7 @@ lead laws is left out and completed at load. Signals are int16 with one scale a 
 1.6e-5 of the largest value), the smallest and fastest of the layouts tried (docs/decisions.md).
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +28,7 @@ ECG_SAMPLES = int(WINDOW_S * FS_HZ)
 MARGIN_SAMPLES = int(MARGIN_S * FS_HZ)
 PPG_SAMPLES = ECG_SAMPLES + 2 * MARGIN_SAMPLES
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FULL_SCALE = 32767
 # Leads that agree with the laws to this are stored once; a recording that breaks them keeps all its leads.
 _LAW_TOLERANCE_MV = 0.01
@@ -58,12 +59,28 @@ class Window:
     ppg_channels : tuple of str
         Names of the channels (a wavelength, a site).
     demographics : Demographics
-    delay_s, delay_confidence : float or None
-        Time from R peak to the steepest rise of the pulse in this recording and the confidence in it (0 to 1).
+    delay_s, delay_confidence, delay_iqr_s : float or None
+        Time from R peak to the steepest rise of the pulse in this recording, the confidence in it (0 to 1), and its
+        interquartile range over the recording's beats.
     ppg_quality : float or None
         0 (noise) to 1 (clean).
+    ppg_flat, ppg_clipped, ppg_wrapped, ppg_missing : float or None
+        Shares (0 to 1) of the twelve seconds as recorded, before any filter: a dead sensor, tops cut off at a rail,
+        a converter that overflowed, nothing recorded. The best channel counts. None without a PPG.
+    ppg_noise : float or None
+        `quality.pulse_noise`, 0 (clean) to 1.
     lead_quality : array (12,) or None
-        The same for each lead; NaN where absent.
+        0 (noise) to 1 (clean) for each lead that was recorded; NaN where absent.
+    lead_flat, lead_clipped, lead_wrapped, lead_missing, lead_noise : array (12,) or None
+        The same shares for each recorded lead, over the ten seconds; noise by `quality.lead_noise`.
+    heart_rate_bpm : float or None
+        From the R peaks in the window, or else from its pulses.
+    flags : tuple of str
+        What is odd but kept: `amplitude` (a recording 2.1 times the usual size or more, or 0.42 times or less),
+        `amplitude:V2` (a lead off its usual size by a factor of five), `gains_repaired` (converter steps taken as
+        microvolt, since the file's gains break the lead laws).
+    fingerprint : bytes or None
+        What near-duplicates are found by (`p2es.fingerprint`).
     r_peaks_s : array or None
         Annotated R peaks, seconds from the start of the window.
     rhythm : str or None
@@ -88,8 +105,22 @@ class Window:
     demographics: Demographics = Demographics()
     delay_s: float | None = None
     delay_confidence: float | None = None
+    delay_iqr_s: float | None = None
     ppg_quality: float | None = None
+    ppg_flat: float | None = None
+    ppg_clipped: float | None = None
+    ppg_wrapped: float | None = None
+    ppg_missing: float | None = None
+    ppg_noise: float | None = None
     lead_quality: NDArray[np.float32] | None = None
+    lead_flat: NDArray[np.float32] | None = None
+    lead_clipped: NDArray[np.float32] | None = None
+    lead_wrapped: NDArray[np.float32] | None = None
+    lead_missing: NDArray[np.float32] | None = None
+    lead_noise: NDArray[np.float32] | None = None
+    heart_rate_bpm: float | None = None
+    flags: tuple[str, ...] = ()
+    fingerprint: bytes | None = None
     r_peaks_s: NDArray[np.float32] | None = None
     rhythm: str | None = None
     enrolment: str | None = None
@@ -101,19 +132,20 @@ class Window:
         assert (self.ppg is None) == (self.ppg_mask is None)
 
 
+_KEYS = ("window_id", "person", "recording", "source", "split")
+_PPG_FIGURES = ("ppg_quality", "ppg_flat", "ppg_clipped", "ppg_wrapped", "ppg_missing", "ppg_noise")
+_LEAD_FIGURES = ("lead_quality", "lead_flat", "lead_clipped", "lead_wrapped", "lead_missing", "lead_noise")
+_PEOPLE = ("age_years", "sex", "height_cm", "weight_kg")
+_NUMBERS = ("delay_s", "delay_confidence", "delay_iqr_s", *_PPG_FIGURES, "heart_rate_bpm")
+_LISTS = (*_LEAD_FIGURES, "r_peaks_s")
+_PLAIN = (*_KEYS, "start_s", "simulated", *_NUMBERS, "rhythm", "enrolment", "fingerprint")
+
 WINDOW_SCHEMA = pa.schema(
     [
-        pa.field("window_id", pa.string(), nullable=False),
-        pa.field("person", pa.string(), nullable=False),
-        pa.field("recording", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in _KEYS),
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("simulated", pa.bool_(), nullable=False),
-        pa.field("age_years", pa.float32()),
-        pa.field("sex", pa.float32()),
-        pa.field("height_cm", pa.float32()),
-        pa.field("weight_kg", pa.float32()),
+        *(pa.field(name, pa.float32()) for name in _PEOPLE),
         # The stored rows of the ECG, int16 little-endian, in the order of LEADS, and which leads they are.
         pa.field("ecg", pa.binary()),
         pa.field("ecg_scale_mv", pa.float32()),
@@ -123,13 +155,14 @@ WINDOW_SCHEMA = pa.schema(
         pa.field("ppg_scale", pa.float32()),
         pa.field("ppg_mask", pa.binary(PPG_SAMPLES // 8)),
         pa.field("ppg_channels", pa.list_(pa.string())),
-        pa.field("delay_s", pa.float32()),
-        pa.field("delay_confidence", pa.float32()),
-        pa.field("ppg_quality", pa.float32()),
-        pa.field("lead_quality", pa.list_(pa.float32())),
-        pa.field("r_peaks_s", pa.list_(pa.float32())),
+        *(pa.field(name, pa.float32()) for name in _NUMBERS),
+        *(pa.field(name, pa.list_(pa.float32())) for name in _LISTS),
         pa.field("rhythm", pa.string()),
         pa.field("enrolment", pa.string()),
+        pa.field("flags", pa.list_(pa.string()), nullable=False),
+        # Equal for windows whose stored signals are, whatever record they came from.
+        pa.field("content", pa.binary(16), nullable=False),
+        pa.field("fingerprint", pa.binary()),
     ],
     metadata={"p2es_window_schema": str(SCHEMA_VERSION)},
 )
@@ -168,32 +201,37 @@ def _to_counts(signal: NDArray[np.float32]) -> tuple[bytes, float]:
     return np.round(signal / scale).astype("<i2").tobytes(), scale
 
 
-def _row(window: Window) -> dict[str, object]:
-    row: dict[str, object] = {
-        name: getattr(window, name)
-        for name in ("window_id", "person", "recording", "source", "split", "start_s", "simulated", "delay_s",
-                     "delay_confidence", "ppg_quality", "rhythm", "enrolment", "lead_quality", "r_peaks_s")
-    }  # fmt: skip
-    fields = window.demographics.to_array()
-    row |= {
-        name: None if np.isnan(value) else value
-        for name, value in zip(("age_years", "sex", "height_cm", "weight_kg"), fields, strict=True)
-    }
-    row |= {"ecg": None, "ecg_scale_mv": None, "ecg_stored": 0, "ecg_leads": _to_bits(window.lead_mask)}
+def _signals(window: Window) -> dict[str, object]:
+    """Give the columns of a window that hold its signals, and their digest."""
+    row: dict[str, object] = {"ecg": None, "ecg_scale_mv": None, "ecg_stored": 0}
+    row |= {"ecg_leads": _to_bits(window.lead_mask), "ppg": None, "ppg_scale": None, "ppg_mask": None}
     if window.ecg is not None:
         stored = _leads_to_store(window.ecg, window.lead_mask)
         row["ecg"], row["ecg_scale_mv"] = _to_counts(window.ecg[stored])
         row["ecg_stored"] = _to_bits(stored)
-    row |= {"ppg": None, "ppg_scale": None, "ppg_mask": None, "ppg_channels": list(window.ppg_channels)}
     if window.ppg is not None and window.ppg_mask is not None:
         row["ppg"], row["ppg_scale"] = _to_counts(window.ppg)
         row["ppg_mask"] = np.packbits(window.ppg_mask).tobytes()
-    return row
+    digest = hashlib.sha256()
+    for value in row.values():
+        # With its length before it, bytes of one column cannot pass for those of the next.
+        part = value if isinstance(value, bytes) else repr(value).encode()
+        digest.update(len(part).to_bytes(4, "little") + part)
+    return row | {"content": digest.digest()[:16]}
 
 
 def encode(windows: Iterable[Window]) -> pa.Table:
     """Encode windows as a table of `WINDOW_SCHEMA`."""
-    return pa.Table.from_pylist([_row(window) for window in windows], schema=WINDOW_SCHEMA)
+    windows = list(windows)
+    columns: dict[str, list[object]] = {name: [getattr(w, name) for w in windows] for name in (*_PLAIN, *_LISTS)}
+    people = [[None if np.isnan(x) else x for x in w.demographics.to_array()] for w in windows]
+    columns |= {name: [person[k] for person in people] for k, name in enumerate(_PEOPLE)}
+    columns |= {name: [list(getattr(w, name)) for w in windows] for name in ("ppg_channels", "flags")}
+    signals = [_signals(window) for window in windows]
+    for name in ("ecg", "ecg_scale_mv", "ecg_stored", "ecg_leads", "ppg", "ppg_scale", "ppg_mask", "content"):
+        columns[name] = [row[name] for row in signals]
+    arrays = [pa.array(columns[field.name], type=field.type) for field in WINDOW_SCHEMA]
+    return pa.table(arrays, schema=WINDOW_SCHEMA)
 
 
 def check_schema(schema: pa.Schema) -> None:
@@ -224,21 +262,14 @@ def _decode_row(row: dict[str, object]) -> Window:
         counts = np.frombuffer(row["ppg"], dtype="<i2").reshape(-1, PPG_SAMPLES)  # type: ignore[call-overload]
         ppg = counts * np.float32(row["ppg_scale"])  # type: ignore[arg-type]
         ppg_mask = np.unpackbits(np.frombuffer(row["ppg_mask"], np.uint8)).astype(bool)  # type: ignore[call-overload]
-    people = np.array(
-        [np.nan if row[k] is None else row[k] for k in ("age_years", "sex", "height_cm", "weight_kg")],
-        dtype=np.float64,
-    )
-    arrays = {
-        name: None if row[name] is None else np.array(row[name], dtype=np.float32)
-        for name in ("lead_quality", "r_peaks_s")
-    }
-    plain = ("window_id", "person", "recording", "source", "split", "start_s", "simulated", "delay_s",
-             "delay_confidence", "ppg_quality", "rhythm", "enrolment")  # fmt: skip
+    people = np.array([np.nan if row[k] is None else row[k] for k in _PEOPLE], dtype=np.float64)
+    lists = {name: None if row[name] is None else np.array(row[name], dtype=np.float32) for name in _LISTS}
     return Window(
-        **{name: row[name] for name in plain},  # type: ignore[arg-type]
-        **arrays,  # type: ignore[arg-type]
+        **{name: row[name] for name in _PLAIN},  # type: ignore[arg-type]
+        **lists,  # type: ignore[arg-type]
         ecg=ecg, lead_mask=lead_mask, ppg=ppg, ppg_mask=ppg_mask,
         ppg_channels=tuple(row["ppg_channels"] or ()),  # type: ignore[arg-type]
+        flags=tuple(row["flags"]),  # type: ignore[arg-type]
         demographics=Demographics.from_array(people),
     )  # fmt: skip
 

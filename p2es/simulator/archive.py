@@ -91,7 +91,8 @@ def _frames(recording: Recording) -> tuple[float, list[int]]:
 
 def _conversion(signal: Signal) -> tuple[float, int]:
     """Give gain (counts a unit) and baseline (count of 0)."""
-    good = signal.samples[np.isfinite(signal.samples)]
+    samples = signal.read()
+    good = samples[np.isfinite(samples)]
     if signal.kind is SignalKind.ECG and (good.size == 0 or np.abs(good).max() * _ECG_COUNTS_A_MV <= _FULL_SCALE):
         return _ECG_COUNTS_A_MV, 0
     low, high = (float(good.min()), float(good.max())) if good.size else (0.0, 0.0)
@@ -101,8 +102,9 @@ def _conversion(signal: Signal) -> tuple[float, int]:
 
 
 def _counts(signal: Signal, gain: float, baseline: int) -> np.ndarray:
-    missing = ~np.isfinite(signal.samples)
-    counts = np.round(np.where(missing, 0.0, signal.samples) * gain) + baseline
+    samples = signal.read()
+    missing = ~np.isfinite(samples)
+    counts = np.round(np.where(missing, 0.0, samples) * gain) + baseline
     return np.where(missing, -_FULL_SCALE - 1, counts).astype(np.int64)
 
 

@@ -1,0 +1,95 @@
+"""Whether recorded limb leads belong together (Einthoven, Goldberger), and what would mend them.
+
+Each limb lead is a combination of I and II, so three or more of them over-determine the two: what the best I and II
+leave unexplained is the misfit. Swapped arms keep the laws; swapped names, and leads that were each scaled on their
+own (the headers of LUDB), break them.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p2es.leads import LEADS, LIFT
+
+MAX_SHARE = 0.1
+"""Limb leads off the lead laws by more than this share of their size (RMS) are refused.
+
+28 real records of five sources are off by at most 0.6 %; of 80 LUDB records, whose gains normalise each lead on its
+own, all by more than 10 %."""
+REPAIRED_SHARE = 0.02
+"""Converter steps must obey the laws to this share before they are taken in place of wrong gains (LUDB: 0.6 %)."""
+FLOOR_MV = 0.01
+"""What coarse quantisation can do to the sum of three leads is no break of the laws."""
+
+Floats = NDArray[np.floating]
+
+
+@lru_cache(maxsize=64)
+def _unexplained(names: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give (lead, lead): leads to what no I and II explain; and (lead,): the share of a lead's own error in it."""
+    rows = LIFT[[LEADS.index(name) for name in names], :2]
+    matrix = np.eye(len(names)) - rows @ np.linalg.pinv(rows)
+    return matrix, np.sqrt(np.diag(matrix))
+
+
+def misfit(names: Sequence[str], ecg: Floats) -> tuple[Floats, Floats]:
+    """Measure how far limb leads are from the lead laws.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Three limb leads or more.
+    ecg : array (lead, ..., time)
+        Without NaN.
+
+    Returns
+    -------
+    misfit, size : array (...,)
+        RMS of what the lead laws leave unexplained in the worst lead (as large as an error in that lead alone would
+        have to be); RMS of the leads. In the unit of `ecg`.
+    """
+    matrix, own = _unexplained(tuple(names))
+    left = np.tensordot(matrix, ecg, axes=1)
+    shape = (-1, *(1,) * (ecg.ndim - 2))
+    gaps = np.sqrt(np.mean(np.square(left), axis=-1)) / own.reshape(shape)
+    return gaps.max(axis=0), np.sqrt(np.mean(np.square(ecg), axis=(0, -1)))
+
+
+def broken(names: Sequence[str], ecg: Floats, share: float = MAX_SHARE, floor: float = FLOOR_MV) -> NDArray[np.bool_]:
+    """Tell where (...,) limb leads (lead, ..., time) break the lead laws; never with fewer than three."""
+    if len(names) < 3:
+        return np.zeros(ecg.shape[1:-1], bool)
+    gap, size = misfit(names, ecg)
+    return np.asarray(gap > np.maximum(share * size, floor))
+
+
+def what_would_mend(names: Sequence[str], ecg: Floats) -> str | None:
+    """Name the one exchange of two leads, or the one inversion, after which they obey; None when not exactly one.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Limb leads. Three of them obey under several changes, so that it takes four.
+    ecg : array (lead, block, time)
+        Stretches of them; a change must mend the median stretch.
+    """
+    mends = [text for text, changed in _changes(names, ecg) if not _mostly_broken(names, changed)]
+    return mends[0] if len(mends) == 1 else None
+
+
+def _mostly_broken(names: Sequence[str], ecg: Floats) -> bool:
+    return bool(np.median(broken(names, ecg)) > 0.0)
+
+
+def _changes(names: Sequence[str], ecg: Floats) -> Iterator[tuple[str, Floats]]:
+    for a, b in combinations(range(len(names)), 2):
+        order = list(range(len(names)))
+        order[a], order[b] = b, a
+        yield f"{names[a]} and {names[b]} seem to be exchanged", ecg[order]
+    for a in range(len(names)):
+        signs = np.ones((len(names), *(1,) * (ecg.ndim - 1)))
+        signs[a] = -1.0
+        yield f"{names[a]} seems to be inverted", ecg * signs
