@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from p2es.errors import InputError, RecordError
-from p2es.formats import matlab, table, wfdb
+from p2es.formats import aecg, dicom, edf, matlab, table, vital, wfdb
 from p2es.formats.find import RecordRef, Survey, survey, why_unknown
 from p2es.formats.mapping import Layout, load_mapping, shipped
 from p2es.formats.people import People, PeopleLayout, load_people, load_people_layout
@@ -29,6 +28,13 @@ __all__ = [
     "survey",
 ]
 
+_READERS = {
+    "wfdb": wfdb.read,
+    "edf": edf.read,
+    "vital": vital.read,
+    "dicom": dicom.read,
+    "aecg": aecg.read,
+}
 # What no reader is given, and why.
 _REFUSED = {
     "link": ("is a link that leaves the archive, or to a folder: copy what it names into the archive", "link"),
@@ -118,13 +124,7 @@ def _read(reference: RecordRef, source: str, skipped: list[RecordError], options
             return table.read(path, reference.name, source, skipped, options.mappings)
         case "matlab":
             return matlab.read(path, reference.name, source, skipped, options.mappings)
-        case "wfdb":
-            return wfdb.read(path, reference.name, source, skipped)
-        case "edf" | "vital" | "dicom" | "aecg":
-            reader = import_module(f"p2es.formats.{reference.format}")
-            found: Iterator[Recording] = reader.read(path, reference.name, source, skipped)
-            return found
-    raise KeyError(reference.format)
+    return _READERS[reference.format](path, reference.name, source, skipped)
 
 
 def _is_file(path: Path) -> bool:

@@ -7,16 +7,13 @@ and a bucket are sorted by the same rules (`p2es_platform.archive`).
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from p2es.errors import InputError, RecordError
-from p2es.formats import matlab, people, rows
+from p2es.formats import aecg, dicom, edf, matlab, people, rows, vital
 from p2es.formats.mapping import Layout, layout_of, shipped
 from p2es.formats.people import PeopleLayout
 
@@ -323,8 +320,8 @@ def _format(tree: Tree, name: str, size: int, mappings: tuple[Layout, ...], tabl
     except OSError:
         return "unknown"
     file = name.rpartition("/")[2]
-    for key, is_mine in _by_content().items():
-        if is_mine(head):
+    for key, module in (("dicom", dicom), ("edf", edf), ("vital", vital), ("aecg", aecg)):
+        if module.is_mine(head):
             return key
     if matlab.version_of(head):
         return "matlab"
@@ -333,13 +330,6 @@ def _format(tree: Tree, name: str, size: int, mappings: tuple[Layout, ...], tabl
     if _CODE.match(head) or _CODE_NAMES.search(file):
         return "unknown"
     return _text_format(head, file, mappings, tables)
-
-
-@cache
-def _by_content() -> dict[str, Callable[[bytes], bool]]:
-    """Give the readers that know their files by the first bytes."""
-    names = [name for name in ("dicom", "edf", "vital", "aecg") if find_spec(f"p2es.formats.{name}")]
-    return {name: import_module(f"p2es.formats.{name}").is_mine for name in names}
 
 
 def _text_format(head: bytes, file: str, mappings: tuple[Layout, ...], tables: Sequence[PeopleLayout]) -> str:
