@@ -530,6 +530,13 @@ def test_a_signal_file_cut_short_by_a_byte_is_refused_at_once(tmp_path, code):
         assert refusal(header) == "truncated"
 
 
+def test_a_long_file_cut_short_is_refused_before_anything_is_read_of_it(tmp_path):
+    header = write_record(tmp_path, samples=300_000)
+    data = header.with_suffix(".dat")
+    data.write_bytes(data.read_bytes()[:-1])
+    assert refusal(header) == "truncated"
+
+
 def test_a_file_that_changes_while_it_is_read_is_an_error_of_the_record(tmp_path):
     header = write_record(tmp_path, samples=300_000)
     signal = read_one(header).signals[0]
@@ -722,13 +729,14 @@ def test_masters_that_name_each_other_end(tmp_path):
 
 
 def test_a_segment_that_contradicts_its_master(tmp_path):
-    header = write_segments(tmp_path, [("a", 700, [II]), ("b", 900, [II]), ("c", 800, [II]), ("d", 600, [II])])
-    write_record(tmp_path, "b", [II], samples=950)
-    write_record(tmp_path, "c", [II], samples=800, fs=250)
+    names = "abcde"
+    header = write_segments(tmp_path, [(name, 700, [II]) for name in names])
+    write_record(tmp_path, "b", [II], samples=750)
+    write_record(tmp_path, "d", [II], samples=700, fs=250)
     skipped = []
     found = read_all(header, skipped)
-    # What it is long is what it holds; where the next one starts is then in doubt.
-    assert [(r.record, r.signals[0].samples.size) for r in found] == [("m/a", 1650), ("m/d", 600)]
+    # How long it is is what it holds; but then it is in doubt where it ends, and the next does not go on from it.
+    assert [(r.record, r.signals[0].samples.size) for r in found] == [("m/a", 1450), ("m/c", 700), ("m/e", 700)]
     assert reasons(skipped) == ["rate"]
 
 

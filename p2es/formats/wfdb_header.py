@@ -264,8 +264,8 @@ def _format(text: str, name: str) -> tuple[int, dict[str, int]]:
     if not found:
         raise RecordError(f"{name} gives the format {_short(text)}: correct the header", "header")
     extra = {part[0]: int(part[1:]) for part in re.findall(r"[x:+]\d+", found.group(2))}
-    if extra.get("x", 1) > MAX_SAMPLES_A_FRAME or extra.get(":", 0) > MAX_SKEW_FRAMES:
-        raise RecordError(f"{name} gives the format {_short(text)}: too many samples", "header")
+    if extra.get(":", 0) > MAX_SKEW_FRAMES:
+        raise RecordError(f"{name} gives the format {_short(text)}, a skew of minutes: correct the header", "header")
     return int(found.group(1)), extra
 
 
