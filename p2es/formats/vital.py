@@ -34,6 +34,7 @@ JITTER_S = 0.1
 MAX_TRACKS = 64
 MAX_STRETCHES = 10_000
 _PIECE_BYTES = 1 << 20
+_GATHER = 1 << 16
 _MAX_INFO_BYTES = 1 << 16
 # Type of a sample, and the code that the writer puts where there is none.
 _FORMATS = {
@@ -66,11 +67,26 @@ class _Track:
     origin_s: float = math.nan
     stretches: list[tuple[int, int]] = field(default_factory=list)
     spool: Spool = field(default_factory=Spool)
+    waiting: list[NDArray[np.float32]] = field(default_factory=list)
+    size: int = 0
     dropped: int = 0
+
+    def append(self, values: NDArray[np.float32]) -> None:
+        """Add samples; small records are gathered, since an array of one sample takes the memory of thirty."""
+        self.waiting.append(values)
+        self.size += values.size
+        if self.size - self.spool.size > _GATHER:
+            self.finish()
+
+    def finish(self) -> None:
+        """Put what waits into the spool."""
+        if self.waiting:
+            self.spool.append(np.concatenate(self.waiting))
+            self.waiting = []
 
     def spans(self) -> Iterator[tuple[float, float]]:
         """Give begin and end of each stretch, seconds."""
-        ends = [*(at for _, at in self.stretches[1:]), self.spool.size]
+        ends = [*(at for _, at in self.stretches[1:]), self.size]
         for (place, at), end in zip(self.stretches, ends, strict=True):
             yield self.origin_s + place / self.fs_hz, self.origin_s + (place + end - at) / self.fs_hz
 
@@ -107,7 +123,7 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
         `too_large`, `missing_file`.
     """
     errors: list[RecordError] = []
-    tracks = [track for track in _tracks(path, errors) if track.spool.size > 1]
+    tracks = [track for track in _tracks(path, errors) if track.size > 1]
     if not tracks:
         raise errors[0] if errors else RecordError(f"{path.name} has neither an ECG nor a PPG wave", "no_signal")
     if dropped := sum(track.dropped for track in tracks):
@@ -137,7 +153,10 @@ def _tracks(path: Path, errors: list[RecordError]) -> list[_Track]:
         raise RecordError(f"{path.name} is no whole gzip stream: fetch it again", "unreadable") from error
     except OSError as error:
         raise RecordError(f"{path.name} cannot be opened ({error.strerror}): fetch it", "missing_file") from error
-    return list(parser.tracks.values())
+    tracks = list(parser.tracks.values())
+    for track in tracks:
+        track.finish()
+    return tracks
 
 
 class _Stream:
@@ -270,7 +289,7 @@ class _Parser:
         for at in range(skip, count, _PIECE_BYTES // width):
             steps = np.frombuffer(self._stream.take(min(_PIECE_BYTES, (count - at) * width)), code)
             # One byte is too narrow to spare a code where nothing says that it is one.
-            track.spool.append(_physical(steps, track, missing if self._packed or width > 1 else None))
+            track.append(_physical(steps, track, missing if self._packed or width > 1 else None))
         self._stream.skip(left - 4 - count * width)
 
     def _place(self, track: _Track, time_s: float, count: int) -> int:
@@ -281,15 +300,15 @@ class _Parser:
             track.origin_s = time_s
             track.stretches.append((0, 0))
         place, at = track.stretches[-1]
-        end = place + track.spool.size - at
+        end = place + track.size - at
         ahead = round((time_s - track.origin_s) * track.fs_hz) - end
         if ahead > GAP_S * track.fs_hz:
             if len(track.stretches) >= MAX_STRETCHES:
                 raise RecordError(f"{self._name} has over {MAX_STRETCHES} gaps: no recording of use", "time_gaps")
-            track.stretches.append((end + ahead, track.spool.size))
+            track.stretches.append((end + ahead, track.size))
         elif ahead > JITTER_S * track.fs_hz:
             self._stream.budget.spend(4 * ahead)
-            track.spool.append(np.full(ahead, np.nan, np.float32))
+            track.append(np.full(ahead, np.nan, np.float32))
         elif -ahead > JITTER_S * track.fs_hz:
             skip = min(-ahead, count)
             track.dropped += skip
@@ -326,7 +345,7 @@ def _spans(tracks: Sequence[_Track]) -> list[tuple[float, float]]:
 
 def _signal(track: _Track, begin_s: float, end_s: float) -> Signal | None:
     """Give what a track has in a span, gaps inside as NaN; None when it has nothing there."""
-    edges = [*(at for _, at in track.stretches), track.spool.size]
+    edges = [*(at for _, at in track.stretches), track.size]
     inside = [
         (place, at, end)
         for (place, _), (at, end), (begin, stop) in zip(track.stretches, pairwise(edges), track.spans(), strict=True)
