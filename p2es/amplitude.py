@@ -33,7 +33,7 @@ Floats = NDArray[np.floating]
 
 
 def peak_to_peak(ecg_mv: Floats) -> Floats:
-    """Give the usual size of a beat, (...,): the median of the peak to peak over blocks of 2 s of (..., time), 128 Hz."""
+    """Give the usual size of a beat, (...,): the median peak to peak of blocks of 2 s, (..., time) at 128 Hz."""
     blocks = ecg_mv.shape[-1] // _BLOCK
     parts = ecg_mv[..., : blocks * _BLOCK].reshape(*ecg_mv.shape[:-1], blocks, _BLOCK)
     return np.asarray(np.median(np.ptp(parts, axis=-1), axis=-1))

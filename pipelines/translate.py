@@ -243,7 +243,7 @@ def _good_windows(reference: RecordRef, limit: int, refused: dict[str, int]) -> 
     for recording in _recordings(reference):
         result = segment(recording, step_s=10.0, ids=lambda *parts: "-".join(parts))
         windows += [window for window in result.windows if window.ppg is not None]
-        for reason, count in result.rejected.items():
+        for reason, count in [*result.rejected.items(), *result.notes.items()]:
             refused[reason] = refused.get(reason, 0) + count
     if not windows:
         raise RecordError(f"{reference.path} has no usable PPG: a signal named PLETH or PPG is needed", "no_ppg")
