@@ -576,6 +576,15 @@ def test_links_are_followed_inside_the_archive_and_never_out_of_it(tmp_path):
         assert refused.value.reason == "link"
 
 
+def test_a_segment_behind_a_link_that_leaves_the_archive_is_told_as_that(tmp_path):
+    header = write_segments(tmp_path / "archive", [("a", 700, [II]), ("b", 700, [II])])
+    (tmp_path / "archive" / "b.hea").rename(tmp_path / "b.hea")
+    (tmp_path / "archive" / "b.hea").symlink_to(tmp_path / "b.hea")
+    skipped = []
+    assert [recording.record for recording in read_all(header, skipped)] == ["m/a"]
+    assert reasons(skipped) == ["link"]
+
+
 def test_a_long_record_is_read_in_constant_memory_and_each_stretch_decoded_once(tmp_path):
     hours, fs_hz, names = 24, 125, ("II", "V", "III", "aVR", "V1", "PLETH")
     samples = hours * 3600 * fs_hz

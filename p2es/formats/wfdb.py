@@ -211,7 +211,7 @@ def _segment(
         # One sample is how MIMIC marks a change of setup.
         raise RecordError(f"segment {line.name} of {path.name} is one sample long", "shorter_than_a_window")
     inner = path.parent / f"{line.name}.hea"
-    if not _is_there(inner, root):
+    if not inner.is_file():
         raise RecordError(f"segment {line.name} of {path.name} is not there: fetch it", "missing_segment")
     found = read_header(inner, root)
     if found.segments is not None:
