@@ -449,7 +449,7 @@ def test_every_field_of_a_signal_is_understood():
         "b.dat 212:4 11.2(-1605)/mmHg 12 7 -943 -23651 0 ABP ",
         "c.dat 16 250/ 11 9 -5 6 2 V 1",
         "d.dat 516x2",
-        "e.dat 16 -200/mV\t12\t-3",
+        "e.dat\t16 -200/mV\t12 -3",
         "# after",
     )
     assert (header.frame_hz, header.frames, header.segments) == (500.0, 5000, None)

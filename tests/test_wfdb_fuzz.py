@@ -37,7 +37,7 @@ def signal_line(draw):
     fields = fields[: draw(st.sampled_from([9, 9, 9, 8, 5, 3, 2, 1]))]
     if draw(st.integers(0, 9)) == 0:
         del fields[draw(st.integers(0, len(fields) - 1))]
-    return draw(st.sampled_from([" ", " ", "\t"])).join(fields)
+    return draw(st.sampled_from([" ", " ", "\t", "\x1c", "\x0b", "\u2028"])).join(fields)
 
 
 @st.composite
@@ -51,7 +51,10 @@ def header_text(draw):
     rate = draw(st.one_of(st.just("125"), st.just("62.4725/999.56(5)"), NUMBER))
     length = draw(st.one_of(st.just(20), WHOLE, st.just("")))
     comments = draw(
-        st.lists(st.sampled_from(["# age: >89", "#<sex>: F", "#", "# person: x", "\0", "#\xb5"]), max_size=2)
+        st.lists(
+            st.sampled_from(["# age: >89", "#<sex>: F", "#", "\x1c", "\x85", " \u3000", "# person: x", "\0", "#\xb5"]),
+            max_size=2,
+        )
     )
     text = draw(st.sampled_from(["\n", "\n", "\r\n"])).join([*comments, f"{name} {signals} {rate} {length}", *lines])
     return text.encode(draw(st.sampled_from(["utf-8", "latin-1"])), errors="replace")

@@ -168,7 +168,8 @@ def _split(data: bytes) -> tuple[list[str], list[str]]:
     except UnicodeDecodeError:
         text = data.decode("latin-1")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    stripped = [line.strip(" \t\f\v") for line in lines if line]
+    # Of all that Python takes for white space, as `split` does later: a line of U+001C alone has no fields.
+    stripped = [line.strip() for line in lines if line]
     lines = [line for line in stripped if line and not line.startswith("#")]
     return lines, [line[1:] for line in stripped if line.startswith("#")]
 
@@ -236,8 +237,9 @@ def _signal(line: str, name: str) -> SignalLine:
     gain: float | None = None
     baseline, unit = None, "mV"
     if text and _NUMBER_LIKE.match(text):
-        first, _, text = text.partition(" ") if " " in text else text.partition("\t")
+        first, *others = text.split(maxsplit=1)
         gain, baseline, unit = _gain(first)
+        text = others[0] if others else ""
     numbers, description = _numbers(text, name)
     resolution_bits, zero, initial, checksum, block = numbers
     return SignalLine(
