@@ -28,6 +28,7 @@ MAX_WINDOWS = 128
 # the delay is stable inside one (IQR 10-20 ms).
 _PROBE_S = 120.0
 _PROBES = 3
+_LEAST_PULSE_S = 8.0
 # Converter steps taken as microvolt must give a heart of a size between a third of the usual one and three times it.
 _REPAIRED_HEARTS = (1 / 3, 3.0)
 
@@ -329,7 +330,8 @@ def _delay(probes: list[Timeline]) -> tuple[float | None, float | None, float | 
     """Estimate the delay from R peak to steepest pulse of the recording, its confidence and its IQR."""
     peaks, pulses = [], []
     for probe in probes:
-        if len(probe.ecg) and len(probe.ppg) and np.isfinite(probe.ppg[0]).mean() >= 0.5:
+        # The pulse may have been recorded for a part of it only.
+        if len(probe.ecg) and len(probe.ppg) and np.isfinite(probe.ppg[0]).sum() >= _LEAST_PULSE_S * FS_HZ:
             peaks.append(probe.beats_s)
             pulses.append(probe.onsets_s[0])
     if not peaks:

@@ -434,10 +434,11 @@ def _parse(command: str, argv: Sequence[str]) -> Any:
         if name in RECIPES:
             default = kind(recipe_name=name, recipe=named(name))  # type: ignore[arg-type]
     description = f"{_summary(command)}\n\nExample: {COMMANDS[command][1]}"
+    # In a recipe a flag takes its value, so that True can be set to False in the same way as any number.
+    config = (tyro.conf.FlagConversionOff,) if issubclass(kind, StageArgs) else (tyro.conf.FlagCreatePairsOff,)
     return tyro.cli(
-        kind, args=list(argv), default=default, prog=f"p2es {command}", description=description,
-        config=(tyro.conf.FlagConversionOff,),
-    )  # fmt: skip
+        kind, args=list(argv), default=default, prog=f"p2es {command}", description=description, config=config
+    )
 
 
 def _run(command: str, argv: Sequence[str]) -> int:

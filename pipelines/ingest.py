@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from p2es.errors import DatasetError
+from p2es.errors import DatasetError, InputError
 from p2es.formats import RecordRef, Survey
 from p2es.windows import SCHEMA_VERSION
 from p2es_platform import storage, versions
@@ -83,6 +83,11 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
     url = settings.path("datasets", name or _name(recipe, archive))
     options, layouts = read_options(config)
     found = survey(archive, options.mappings, layouts)
+    if not found.records:
+        raise InputError(
+            f"{archive} holds no recording, only {len(found.documents)} documents; a table of people is joined to an "
+            "archive by --ingest.people"
+        )
     how = _how(config, settings)
     with storage.writer_lock(url) as held:
         base = Dataset.open(url) if versions.exists(url) else None

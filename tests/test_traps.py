@@ -47,17 +47,18 @@ def test_1_delay_of_each_device(recordings, where, low_s, high_s):
     windows = segment(recording, step_s=10.0, ids=ids).windows
     assert low_s <= windows[0].delay_s <= high_s
     assert windows[0].delay_confidence > 0.5
-    halves = [
-        segment(recording.between(start, start + recording.duration_s / 2), step_s=10.0, ids=ids).windows[0].delay_s
-        for start in (0.0, recording.duration_s / 2)
-    ]
-    assert abs(halves[0] - halves[1]) < 0.03
+    middle = recording.duration_s / 2
+    for start, stop in ((0.0, middle), (middle, recording.duration_s)):
+        half = segment(recording.between(start, stop), step_s=10.0, ids=ids)
+        assert abs(half.windows[0].delay_s - windows[0].delay_s) < 0.05
 
 
-def test_1_delay_of_a_fast_heart_is_not_claimed_with_confidence(recordings):
-    windows = windows_of(recordings, "wfdb/a103l.hea")
-    assert windows
-    assert all(w.delay_confidence is None or w.delay_confidence < 0.6 for w in windows)
+def test_1_delay_of_a_fast_heart_is_less_sure(recordings):
+    # Above 110 bpm the pulse of the beat before fits as well; only the series of intervals can tell.
+    fast = windows_of(recordings, "wfdb/a103l.hea")[0]
+    assert fast.heart_rate_bpm > 110
+    slow = windows_of(recordings, "neurokit/bio_resting_5min_100hz.csv")[0]
+    assert fast.delay_confidence < slow.delay_confidence
 
 
 # 2. LUDB's gains normalise each lead on its own.
