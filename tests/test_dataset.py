@@ -76,6 +76,18 @@ def test_a_store_has_the_windows_and_a_limited_one_is_spread_over_them(url, wind
     assert len(set(few.person.tolist())) == 2
 
 
+def test_batches_are_the_windows_of_a_split_in_order(url):
+    dataset = Dataset.open(url)
+    batches = list(dataset.batches("train", channels=2))
+    store = dataset.store("train", channels=2)
+    whole = store.batch(np.arange(len(store)))
+    assert np.concatenate([batch.window_id for batch in batches]).tolist() == whole.window_id.tolist()
+    found = np.concatenate([batch.ecg_mv for batch in batches])
+    np.testing.assert_allclose(found, whole.ecg_mv, atol=1e-3)
+    assert found.shape[1:] == (12, 1280)
+    assert list(dataset.batches("none")) == []
+
+
 def test_people_are_rows_with_what_is_known_of_them(url, windows):
     table = Dataset.open(url).people("train").to_pylist()
     people = {w.person: w.demographics for w in windows if w.split == "train"}

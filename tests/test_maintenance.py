@@ -317,15 +317,17 @@ def test_a_published_split_list_is_checked_against_the_dataset(tmp_path, twelve_
     windows = [dataclasses.replace(w, person=settings.hashed_id("simulated", "person", w.person),
                                    split=rule.split_of(w.person)) for w in twelve_windows]  # fmt: skip
     commit(url, [write(url, "a", windows)], RULE, 0)
-    assert "4 people" in str(datasets.split_list(url, settings))
+    assert "4 people" in str(datasets.split_list(url, settings, source="simulated"))
     path = tmp_path / "splits.csv"
     path.write_bytes(splits.write_list(rule, [*people, "another"]))
-    answer = datasets.split_list(url, settings, check=str(path))
+    answer = datasets.split_list(url, settings, source="simulated", check=str(path))
     assert answer.ok
     assert "5 people, all 4 of the dataset" in str(answer)
     path.write_bytes(splits.write_list(dataclasses.replace(rule, test_share=0.85), sorted(people)[:3]))
-    answer = datasets.split_list(url, settings, check=str(path))
+    answer = datasets.split_list(url, settings, source="simulated", check=str(path))
     assert not answer.ok
     assert "1 people of the dataset are not in the list" in str(answer)
     assert "in another split" in str(answer)
-    assert "cannot be read" in refusal(InputError, datasets.split_list, url, settings, check=str(tmp_path / "none"))
+    assert "cannot be read" in refusal(
+        InputError, datasets.split_list, url, settings, source="simulated", check=str(tmp_path / "none")
+    )

@@ -177,7 +177,7 @@ def test_a_part_all_of_whose_windows_are_left_out_is_still_accounted_for(url, tw
     commit(url, [before.parts[0], made], {}).verify()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(1, 7))
 def test_the_bytes_do_not_depend_on_how_windows_were_handed_over(twelve_windows, sizes, rows):
     whole = write("memory://whole", "k", twelve_windows, rows=rows)

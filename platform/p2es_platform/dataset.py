@@ -79,8 +79,8 @@ class Dataset:
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """What the ingests made, with the records and people of each; read from the parts' own files."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            entries = self.manifest["parts"]
+        entries = self.manifest["parts"]
+        with ThreadPoolExecutor(min(_THREADS, len(entries)) or 1) as pool:
             return tuple(pool.map(lambda entry: load_part(self.url, entry["path"], entry["sha256"]), entries))
 
     @property

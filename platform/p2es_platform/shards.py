@@ -149,6 +149,11 @@ def read_shards(url: str, shards: Iterable[Shard], columns: Sequence[str] | None
 
 def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Do some work on items in threads, the next ones while the caller uses one; results in the items' order."""
+    items = list(items)
+    if len(items) == 1:
+        # Starting threads takes longer than reading a small shard.
+        yield work(items[0])
+        return
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(max_workers=_AHEAD, thread_name_prefix="shards")
     try:
