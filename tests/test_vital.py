@@ -190,6 +190,13 @@ def test_codes_for_none_and_floats_that_are_none_are_missing(tmp_path):
     assert np.isnan(recording.signals[2].read()).tolist() == [False, True, False]
 
 
+def test_a_signalling_nan_is_missing_and_warns_nobody(tmp_path):
+    values = np.array([0x3F800000, 0x7F800001, 0xFFA00000], "<u4").view("<f4")
+    packets = [track(1, "ECG_II", form=1), packet(1, struct.pack("<HdHL", 10, NOON, 1, 3) + values.tobytes())]
+    (recording,), _ = read(write(tmp_path / "a.vital", *packets))
+    assert np.isnan(recording.signals[0].read()).tolist() == [False, True, True]
+
+
 def test_a_cut_file_gives_what_is_before_the_cut_and_tells(tmp_path):
     path = write(tmp_path / "a.vital", *monitor(60))
     whole = read(path)[0][0].signals[0].read()

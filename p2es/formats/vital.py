@@ -338,7 +338,9 @@ class _Parser:
 
 def _physical(steps: NDArray[np.number], track: _Track, missing: int | None) -> NDArray[np.float32]:
     """Turn what is stored into the unit of the signal, missing samples into NaN."""
-    values = steps.astype(np.float64)
+    # A float that is a signalling NaN warns as it is widened.
+    with np.errstate(invalid="ignore"):
+        values = steps.astype(np.float64)
     if track.format > 2:
         values = values * track.gain + track.offset
         if missing is not None:
