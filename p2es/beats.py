@@ -124,14 +124,23 @@ def r_peaks(ecg_mv: Floats, fs_hz: float, lead_mask: NDArray[np.bool_] | None = 
         return np.empty(0)
     rate_hz = fs_hz if fs_hz >= FS_HZ else 2 * FS_HZ
     leads = np.asarray(resample(leads, fs_hz, rate_hz), np.float64)
-    qrs = np.asarray(bandpass(leads, rate_hz, QRS_BAND_HZ), np.float64)
+    return r_peaks_in_band(bandpass(leads, rate_hz, QRS_BAND_HZ), rate_hz)
+
+
+def r_peaks_in_band(qrs: Floats, fs_hz: float) -> NDArray[np.float64]:
+    """Find the R peaks in leads (lead, time) that are in 5-30 Hz already, without NaN; otherwise as `r_peaks`."""
+    if qrs.shape[0] == 0 or qrs.shape[1] < 2 * fs_hz:
+        return np.empty(0)
     weight = np.clip(prominence(qrs) - 3.5, 0.05, 5.0) * (np.abs(qrs).max(axis=1) > 1e-9)
     if not weight.any():
         return np.empty(0)
-    qrs *= (weight / np.maximum(np.quantile(np.abs(qrs), 0.98, axis=1), 1e-9) ** 0.5)[:, None]
-    beats = _detect(qrs, rate_hz)
-    magnitude = ndimage.gaussian_filter1d(np.linalg.norm(qrs, axis=0), 0.010 * rate_hz)
-    return np.unique(_align(magnitude, beats, rate_hz)) / rate_hz
+    qrs = (
+        np.asarray(qrs, np.float64)
+        * (weight / np.maximum(np.quantile(np.abs(qrs), 0.98, axis=1), 1e-9) ** 0.5)[:, None]
+    )
+    beats = _detect(qrs, fs_hz)
+    magnitude = ndimage.gaussian_filter1d(np.linalg.norm(qrs, axis=0), 0.010 * fs_hz)
+    return np.unique(_align(magnitude, beats, fs_hz)) / fs_hz
 
 
 def _detect(qrs: NDArray[np.float64], fs_hz: float) -> NDArray[np.intp]:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from p2es.beats import QRS_BAND_HZ, pulse_onsets, r_peaks
+from p2es.beats import QRS_BAND_HZ, pulse_onsets, r_peaks_in_band
 from p2es.evidence import Evidence, examine
 from p2es.filters import bandpass, bridge, stored_ecg, stored_ppg
 from p2es.recording import Signal
@@ -52,7 +52,7 @@ class Timeline:
     def beats_s(self) -> Array:
         """R peaks by all ECG signals, seconds on the recording's clock."""
         recorded = np.isfinite(self.ecg).sum(axis=1) >= 2 * FS_HZ
-        return self.start_s + r_peaks(self.ecg, FS_HZ, recorded)
+        return self.start_s + r_peaks_in_band(self.qrs[recorded], FS_HZ)
 
     @cached_property
     def qrs(self) -> Array:
@@ -93,17 +93,16 @@ def _rows(signals: Sequence[Signal], stored: _Filter, first: int, count: int) ->
     """Filter signals to rows (signal, count), those of one rate and length together."""
     rows = np.full((len(signals), count), np.nan)
     evidence: list[Evidence] = []
-    together: dict[tuple[float, float, int], list[tuple[int, Array]]] = {}
+    together: dict[tuple[float, float, int], list[tuple[int, NDArray[np.floating]]]] = {}
     for place, signal in enumerate(signals):
         part = signal.between(first / FS_HZ - PAD_S, (first + count) / FS_HZ + PAD_S)
         samples = part.read()
         evidence.append(examine(samples, part.fs_hz, part.start_s, part.gain))
-        believed = np.array(samples, np.float64)
         if evidence[-1].wrapped is not None:
-            believed[evidence[-1].wrapped] = np.nan
-        if believed.size:
-            together.setdefault((part.fs_hz, part.start_s, believed.size), []).append((place, believed))
+            samples = np.where(evidence[-1].wrapped, np.nan, samples)
+        if samples.size:
+            together.setdefault((part.fs_hz, part.start_s, samples.size), []).append((place, samples))
     for (fs_hz, start_s, _), group in together.items():
-        samples = np.stack([row for _, row in group])
-        rows[[place for place, _ in group]] = stored(samples, fs_hz, start_s, first, count)
+        leads = np.stack([row for _, row in group], dtype=np.float64, casting="unsafe")
+        rows[[place for place, _ in group]] = stored(leads, fs_hz, start_s, first, count)
     return rows, tuple(evidence)
