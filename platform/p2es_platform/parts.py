@@ -13,7 +13,8 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -77,12 +78,18 @@ class Part:
 
     def to_bytes(self) -> bytes:
         """Give the one JSON of this part."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps({**values, "shards": [vars(shard) for shard in self.shards]}, sort_keys=True).encode()
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of its JSON."""
+        return _digest(self.to_bytes())
 
     @property
     def path(self) -> str:
         """Where the part's own file is, in the dataset."""
-        return f"parts/{self.key}/{_digest(self.to_bytes())[:16]}.json"
+        return f"parts/{self.key}/{self.sha256[:16]}.json"
 
     @property
     def rows(self) -> int:
