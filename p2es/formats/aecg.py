@@ -116,8 +116,8 @@ def _sets(path: Path, target: "_Target") -> Iterator[list[_Sequence]]:
     """Feed the file to the parser piece by piece, and give each sequence set once it is whole."""
     from xml.etree.ElementTree import ParseError
 
-    from defusedxml import DefusedXmlException  # type: ignore[import-untyped]
-    from defusedxml.ElementTree import DefusedXMLParser  # type: ignore[import-untyped]
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
 
     parser = DefusedXMLParser(target=target, forbid_dtd=True)
     try:

@@ -187,7 +187,7 @@ class _Flac:
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
-        import soundfile  # type: ignore[import-untyped]
+        import soundfile
 
         # libsndfile knows thirty formats by their content; this is to be one of them.
         with self.path.open("rb") as file:
