@@ -143,7 +143,7 @@ def r_peaks_in_band(qrs: Floats, fs_hz: float) -> NDArray[np.float64]:
     return np.unique(_align(magnitude, beats, fs_hz)) / fs_hz
 
 
-def _detect(qrs: NDArray[np.float64], fs_hz: float) -> NDArray[np.intp]:
+def _detect(qrs: Floats, fs_hz: float) -> NDArray[np.intp]:
     """Give the beats (beat,) of QRS-band leads (lead, time), in samples."""
     from sleepecg import detect_heartbeats
 

@@ -68,9 +68,7 @@ class Evidence:
         edges = np.stack([starts_s, starts_s + length_s])
         at = np.ceil((edges - self.start_s) * self.fs_hz - 1e-6).astype(np.int64)
         first, last = np.clip(at, 0, counts.size - 1)
-        share = (counts[last] - counts[first]) / (length_s * self.fs_hz)
-        # A window holds up to one sample more or less than its length says.
-        share = np.where(np.abs(share - 1.0) * length_s * self.fs_hz < 1.0, 1.0, share)
+        share = (counts[last] - counts[first]) / np.maximum(at[1] - at[0], 1)
         return np.asarray(1.0 - share if fault is Fault.MISSING else share, np.float32).clip(0.0, 1.0)
 
 
@@ -96,6 +94,8 @@ def examine(samples: Floats, fs_hz: float, start_s: float = 0.0, gain: float | N
     """
     samples = np.asarray(samples)
     missing = ~np.isfinite(samples)
+    if missing.any():
+        samples = np.where(missing, np.nan, samples)
     found: dict[Fault, Mask | None] = {Fault.MISSING: ~missing}
     found[Fault.FLAT], clipped = _runs(samples, fs_hz, gain)
     wrapped = _wrapped(samples, fs_hz, gain)

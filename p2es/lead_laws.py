@@ -48,8 +48,9 @@ def misfit(names: Sequence[str], ecg: Floats) -> tuple[Floats, Floats]:
     Returns
     -------
     misfit, size : array (...,)
-        RMS of what the lead laws leave unexplained in the worst lead (as large as an error in that lead alone would
-        have to be); RMS of the leads. In the unit of `ecg`.
+        RMS of what the lead laws leave unexplained in the worst lead, as a multiple of the share of a lead's own noise
+        that is left in it; RMS of the leads. In the unit of `ecg`. Of an error in one lead, 0.33 (II beside I and
+        aVL) to 0.82 shows.
     """
     matrix, own = _unexplained(tuple(names))
     left = np.tensordot(matrix, ecg, axes=1)

@@ -1,13 +1,20 @@
 import dataclasses
+import subprocess
+import sys
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from p2es import segmenting
 from p2es.errors import RecordError
 from p2es.formats import find_records, read
 from p2es.leads import LEADS, law_residuals
-from p2es.recording import Recording, Signal, SignalKind
+from p2es.recording import LazySamples, Recording, Signal, SignalKind
 from p2es.segmenting import segment
+from p2es.signals import resample
 from p2es.simulator import ECG_FS_HZ, PPG_FS_HZ, simulate_person
 from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, PPG_SAMPLES, decode, encode
 
@@ -190,8 +197,6 @@ def test_gain_of_the_ppg_and_rate_of_the_recording_do_not_change_the_windows(per
     before = cut(person).windows[2]
     loud = cut(changed(person, lambda x: 1000 * x - 5000, kind=SignalKind.PPG)).windows[2]
     np.testing.assert_allclose(loud.ppg, before.ppg, atol=2e-3)
-    from p2es.signals import resample
-
     signals = tuple(
         dataclasses.replace(s, samples=resample(s.samples.astype(np.float64), s.fs_hz, 199.7), fs_hz=199.7)
         for s in person.signals
@@ -222,6 +227,7 @@ def test_swapped_arms_break_no_law_and_mislabelled_leads_do(person):
 def test_a_recording_in_microvolt_called_millivolt_gives_no_target(person):
     result = cut(changed(only(person, "II", ppg=False), lambda x: 1000 * x))
     assert result.windows == ()
+    assert result.rejected == {"amplitude": 6}
 
 
 def test_a_recording_of_nothing_of_use_is_refused():
@@ -273,3 +279,268 @@ def test_the_gains_of_ludb_are_mended_and_those_of_no_other(recordings):
     # What steps of a microvolt leave.
     assert max(residuals_mv) < 0.003
     assert not any("gains_repaired" in flags for _, flags in flags_of_real(recordings / "cinc2021"))
+
+
+def counted(result):
+    return result.candidates == len(result.windows) + sum(result.rejected.values())
+
+
+def in_stretches(recording, stretch_s=30.0, **options):
+    """Cut with stretches so short that the recording takes several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segmenting, "_STRETCH_S", stretch_s)
+        parts = list(segmenting.cut(recording, **{"step_s": 10.0, "ids": ids, **options}))
+    assert len(parts) > 1
+    assert all(counted(part) for part in parts)
+    return parts
+
+
+def at_rates(recording, ecg_hz, ppg_hz, ppg_start_s=0.0):
+    """Give two leads and the PPG at other rates, as irrational as they come."""
+    signals = []
+    for s in only(recording, "II", "V3").signals:
+        fs_hz, start_s = (ecg_hz, 0.0) if s.lead else (ppg_hz, ppg_start_s)
+        samples = resample(s.samples.astype(np.float64), s.fs_hz, fs_hz)
+        signals.append(dataclasses.replace(s, samples=samples, fs_hz=fs_hz, start_s=start_s))
+    return dataclasses.replace(recording, signals=tuple(signals))
+
+
+@pytest.fixture(scope="module")
+def longer():
+    return simulate_person(7, 3, 150.0)
+
+
+@pytest.mark.parametrize("rates", [(250.0, 250.0), (249.89, 124.945), (500.0, 62.4725), (360.0, 125.0)])
+@pytest.mark.parametrize("holed", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_a_window_of_a_stretch_is_the_window_of_the_whole(longer, rates, holed, offset):
+    recording = at_rates(longer, *rates, ppg_start_s=0.123)
+    recording = changed(recording, lambda x: x + offset)
+    if holed:
+        for kind, fs_hz in zip((SignalKind.ECG, SignalKind.PPG), rates, strict=True):
+            for start_s, end_s in ((37.0, 37.1), (62.0, 63.5), (88.0, 113.0)):
+                recording = changed(recording, gap(start_s, end_s, fs_hz), kind=kind)
+    whole = cut(recording, step_s=7.3)
+    parts = in_stretches(recording, step_s=7.3)
+    windows = [window for part in parts for window in part.windows]
+    assert [w.window_id for w in windows] == [w.window_id for w in whole.windows]
+    assert sum(part.candidates for part in parts) == whole.candidates
+    assert sum((Counter(part.rejected) for part in parts), Counter()) == Counter(whole.rejected)
+    for part, of_whole in zip(windows, whole.windows, strict=True):
+        assert (part.ecg is None, part.ppg is None) == (of_whole.ecg is None, of_whole.ppg is None)
+        if part.ecg is not None:
+            np.testing.assert_allclose(part.ecg, of_whole.ecg, atol=1e-5)
+        if part.ppg is not None:
+            np.testing.assert_array_equal(part.ppg_mask, of_whole.ppg_mask)
+            np.testing.assert_allclose(part.ppg, of_whole.ppg, atol=1e-5)
+    assert windows[0].delay_s == pytest.approx(whole.windows[0].delay_s, abs=0.01)
+
+
+def test_lazy_samples_give_the_windows_of_samples_in_memory(longer):
+    def lazy(s):
+        samples = np.asarray(s.samples)
+        return dataclasses.replace(s, samples=LazySamples(samples.size, lambda start, stop: samples[start:stop]))
+
+    recording = only(longer, "I", "II")
+    filed = dataclasses.replace(recording, signals=tuple(lazy(s) for s in recording.signals))
+    table, of_file = (encode([w for part in in_stretches(r) for w in part.windows]) for r in (recording, filed))
+    for column in ("window_id", "content", "fingerprint", "delay_s", "ppg_noise", "heart_rate_bpm"):
+        assert table[column].equals(of_file[column])
+
+
+def test_enrolment_reaches_over_stretches(longer):
+    recording = changed(longer, gap(0, 35, ECG_FS_HZ), lead="V1")
+    windows = [w for part in in_stretches(recording) for w in part.windows]
+    first = next(w.window_id for w in windows if w.lead_mask.all())
+    assert {w.enrolment for w in windows if w.start_s > 41} == {first}
+
+
+@given(
+    duration_s=st.floats(0.5, 60),
+    step_s=st.sampled_from([2.5, 10.0, 17.3]),
+    holes=st.lists(st.tuples(st.floats(0, 60), st.floats(0.01, 20), st.sampled_from(["ecg", "ppg", None])), max_size=5),
+    value=st.sampled_from([np.nan, 0.0, np.inf, 3.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_place_for_a_window_is_accounted_for(person, duration_s, step_s, holes, value):
+    recording = changed(only(person, "I", "II", "III", "V2"), lambda x: x[: int(duration_s * 250)])
+    for start_s, length_s, kind in holes:
+        part = slice(int(start_s * 250), int((start_s + length_s) * 250))
+
+        def hole(samples, part=part):
+            samples[part] = value
+            return samples
+
+        recording = changed(recording, hole, kind=kind)
+    result = cut(recording, step_s=step_s)
+    samples = int(int(duration_s * 250) / 250 * FS_HZ + 1e-6)
+    first = MARGIN_SAMPLES if samples >= ECG_SAMPLES + MARGIN_SAMPLES else 0
+    places = max(len(range(first, samples - ECG_SAMPLES + 1, round(step_s * FS_HZ))), 1)
+    assert result.candidates == places
+    assert counted(result)
+    for window in result.windows:
+        assert window.ecg is None or np.isfinite(window.ecg).all()
+        assert window.ppg is None or np.isfinite(window.ppg).all()
+
+
+def with_gains(recording, gains):
+    """Let a file say of each lead that it has a gain of its own, with the same converter steps."""
+    signals = [
+        dataclasses.replace(s, samples=np.round(s.samples * 1000) / gains[s.lead], gain=gains[s.lead]) if s.lead else s
+        for s in recording.signals
+    ]
+    return dataclasses.replace(recording, signals=tuple(signals))
+
+
+@given(seed=st.integers(0, 100))
+@settings(max_examples=10, deadline=None)
+def test_wrong_gains_are_mended_by_the_steps_where_the_file_tells_them_and_refused_where_not(person, seed):
+    drawn = 1000.0 * np.exp(np.random.default_rng(seed).uniform(-0.7, 0.7, 12))
+    wrong = with_gains(person, dict(zip(LEADS, drawn, strict=True)))
+    mended = cut(wrong)
+    for window, truth in zip(mended.windows, cut(person).windows, strict=True):
+        assert "gains_repaired" in window.flags
+        np.testing.assert_allclose(window.ecg, truth.ecg, atol=2e-3)
+    untold = tuple(dataclasses.replace(s, gain=None) for s in wrong.signals)
+    with pytest.raises(RecordError) as refused:
+        cut(dataclasses.replace(wrong, signals=untold))
+    assert refused.value.reason == "lead_laws"
+    # Steps of 0.1 microvolt would be taken for a heart ten times too large.
+    tiny = [dataclasses.replace(s, gain=s.gain * 10) if s.gain else s for s in wrong.signals]
+    with pytest.raises(RecordError, match="Einthoven"):
+        cut(dataclasses.replace(wrong, signals=tuple(tiny)))
+
+
+def test_a_stretch_that_breaks_the_laws_costs_its_windows(person):
+    def louder(samples):
+        samples[int(21.5 * ECG_FS_HZ) : int(34 * ECG_FS_HZ)] *= 1.6
+        return samples
+
+    result = cut(changed(person, louder, lead="II"))
+    assert result.notes == {"lead_laws": 2}
+    assert [w.start_s for w in result.windows if w.ecg is None] == [21.0, 31.0]
+    assert cut(changed(only(person, *LEADS, ppg=False), louder, lead="II")).rejected == {"lead_laws": 2}
+
+
+def test_exchanged_leads_are_named_in_the_refusal(person):
+    leads = person.leads
+    names = {"aVL": "aVF", "aVF": "aVL"}
+    swapped = [
+        dataclasses.replace(s, samples=leads[names[s.lead]].samples) if s.lead in names else s for s in person.signals
+    ]
+    with pytest.raises(RecordError, match="aVL and aVF seem to be exchanged"):
+        cut(dataclasses.replace(person, signals=tuple(swapped)))
+
+
+def overflowing(person, start_s=23.0):
+    """Give lead V2 as a 12-bit converter has it that a movement of the electrode drives out of its range."""
+    time_s = np.arange(person.leads["V2"].samples.size) / ECG_FS_HZ
+    swing = 12.0 * np.exp(-0.5 * ((time_s - start_s) / 0.7) ** 2)
+    return lambda x: ((np.round((x + swing) * 400) + 2048) % 4096 - 2048) / 400
+
+
+def test_an_overflow_costs_its_own_windows_and_does_not_poison_the_next(person):
+    wrapped = changed(only(person, "V2", ppg=False), overflowing(person), lead="V2")
+    wrapped = dataclasses.replace(wrapped, signals=tuple(dataclasses.replace(s, gain=400.0) for s in wrapped.signals))
+    result, clean = cut(wrapped), cut(only(person, "V2", ppg=False))
+    assert result.rejected == {"ecg_wrapped": 1}
+    assert [w.start_s for w in result.windows] == [0.0, 10.0, 30.0, 40.0, 50.0]
+    for window in result.windows:
+        same = next(w for w in clean.windows if w.start_s == window.start_s)
+        # What stays is the swing's own foot, not a jump of ten millivolt through the filter.
+        np.testing.assert_allclose(window.ecg[7], same.ecg[7], atol=0.05)
+
+
+def test_a_clipped_ppg_and_a_clipped_lead_have_reasons_of_their_own(person):
+    squeezed = changed(person, lambda x: np.clip(x, np.quantile(x, 0.25), np.quantile(x, 0.75)), kind=SignalKind.PPG)
+    assert cut(squeezed).notes == {"ppg_clipped": 6}
+    railed = changed(only(person, "II", ppg=False), lambda x: np.clip(x, -0.2, 0.25))
+    assert cut(railed).rejected == {"ecg_clipped": 6}
+
+
+def test_a_factor_is_flagged_and_a_wrong_unit_is_refused(person):
+    assert all(w.flags == () for w in cut(person).windows)
+    assert all("amplitude" in w.flags for w in cut(changed(person, lambda x: 5 * x, kind=SignalKind.ECG)).windows)
+    assert all("amplitude" in w.flags for w in cut(changed(person, lambda x: x / 5, kind=SignalKind.ECG)).windows)
+    assert all(w.flags == ("amplitude:V2",) for w in cut(changed(person, lambda x: 6 * x, lead="V2")).windows)
+    for factor in (1e3, 1e-3):
+        result = cut(changed(person, lambda x, f=factor: f * x, kind=SignalKind.ECG))
+        assert result.notes == {"amplitude": 6}
+        assert all(w.ecg is None for w in result.windows)
+
+
+def test_a_dead_channel_beside_a_live_one_is_left_out(person):
+    ppg = person.signals[12]
+    dead = dataclasses.replace(ppg, name="red", samples=np.full(ppg.samples.size, np.nan))
+    both = dataclasses.replace(person, signals=(*person.signals[:12], dead, ppg))
+    result = cut(both)
+    assert [w.ppg_channels for w in result.windows] == [("Pleth",)] * 6
+    np.testing.assert_array_equal(result.windows[2].ppg, cut(person).windows[2].ppg)
+
+
+def test_the_figures_of_a_window_say_what_it_is(person):
+    window = cut(changed(person, gap(25, 26, PPG_FS_HZ), kind=SignalKind.PPG)).windows[2]
+    assert window.ppg_missing == pytest.approx(1 / 12, abs=0.001)
+    assert (window.ppg_flat, window.ppg_clipped, window.ppg_wrapped) == (0.0, 0.0, 0.0)
+    assert window.ppg_noise < 0.3
+    assert window.lead_noise.shape == window.lead_missing.shape == (12,)
+    assert window.heart_rate_bpm == pytest.approx(60 / np.median(np.diff(window.r_peaks_s)), rel=0.03)
+    alone = cut(only(person)).windows[2]
+    assert alone.heart_rate_bpm == pytest.approx(window.heart_rate_bpm, rel=0.04)
+    assert alone.lead_quality is None or np.isnan(alone.lead_quality).all()
+    assert window.fingerprint
+
+
+def test_real_wrapped_records_are_refused_as_wrapped(recordings):
+    for name in ("v102s", "fixed1/v102s"):
+        for reference in find_records(str(recordings / "wfdb")):
+            if reference.name.endswith(name):
+                for recording in read(reference, "wfdb", []):
+                    result = cut(recording)
+                    assert set(result.rejected) == {"ppg_wrapped"}
+                    assert not result.windows
+
+
+def test_dead_leads_of_a_real_record_are_not_in_its_mask(recordings):
+    (reference,) = (r for r in find_records(str(recordings / "cinc2021")) if r.name.endswith("JS20004"))
+    (recording,) = read(reference, "cinc2021")
+    (window,) = cut(recording).windows
+    assert [name for name, real in zip(LEADS, window.lead_mask, strict=True) if not real] == ["V2", "V4", "V6"]
+    assert (window.lead_flat[[7, 9, 11]] == 1).all()
+
+
+_A_DAY = """
+import resource, sys
+import numpy as np
+from p2es.recording import LazySamples, Recording, Signal, SignalKind
+from p2es.segmenting import cut
+from p2es.simulator import simulate_person
+
+hours = float(sys.argv[1])
+minute = simulate_person(3, 5, 60.0)
+
+def filed(signal):
+    def load(start, stop):
+        return np.take(signal.samples, np.arange(start, stop) % signal.samples.size).astype(np.float32)
+    samples = LazySamples(int(hours * 3600 * 250), load)
+    return Signal(signal.name, signal.kind, samples, 250.0, signal.unit, lead=signal.lead)
+
+recording = Recording("r", "s", "p", tuple(filed(minute.signals[k]) for k in (0, 1, 12)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+windows = sum(len(part.windows) for part in cut(recording, step_s=10.0, ids=lambda *parts: "/".join(parts)))
+print(windows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_day_takes_no_more_memory_than_an_hour():
+    growth_mb = []
+    for hours in (1, 24):
+        told = subprocess.run(
+            [sys.executable, "-c", _A_DAY, str(hours)], capture_output=True, text=True, check=True, timeout=300
+        )
+        windows, mb = told.stdout.split()
+        assert int(windows) >= hours * 360 - 2
+        growth_mb.append(float(mb))
+    assert growth_mb[1] < 100
+    assert growth_mb[1] < growth_mb[0] + 20
