@@ -12,6 +12,7 @@ from p2es import lead_laws
 from p2es.amplitude import heart_size, peak_to_peak, unusual_heart
 from p2es.delay import pulse_delay
 from p2es.errors import RecordError
+from p2es.evidence import Fault
 from p2es.fingerprint import fingerprint
 from p2es.judging import Leads, Pulse, judge_leads, judge_pulses
 from p2es.leads import LEADS, LIMB, N_LEADS
@@ -29,6 +30,8 @@ MAX_WINDOWS = 128
 _PROBE_S = 120.0
 _PROBES = 3
 _LEAST_PULSE_S = 8.0
+# The filter rings for so long beside a jump.
+_SETTLED_S = 2.0
 # Converter steps taken as microvolt must give a heart of a size between a third of the usual one and three times it.
 _REPAIRED_HEARTS = (1 / 3, 3.0)
 
@@ -274,25 +277,34 @@ def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
     )  # fmt: skip
 
 
-def _blocks(row: Array) -> Array:
-    """Part a row (time,) into blocks of a window's length (block, 1280); the tail is left out."""
-    count = row.size // ECG_SAMPLES
-    return row[: count * ECG_SAMPLES].reshape(count, ECG_SAMPLES)
+def _blocks(probes: Sequence[Timeline], row: int) -> tuple[Array, NDArray[np.bool_]]:
+    """Part a signal into blocks of a window's length (block, 1280), and tell which are sound (block,).
 
-
-def _alive(blocks: Array) -> NDArray[np.bool_]:
-    return np.isfinite(blocks).all(axis=-1) & (np.ptp(blocks, axis=-1) > 0)
+    A dead stretch, or the ringing of the filter beside one, says nothing about gains.
+    """
+    blocks, sound = [], []
+    for probe in probes:
+        count = probe.ecg.shape[1] // ECG_SAMPLES
+        part = probe.ecg[row, : count * ECG_SAMPLES].reshape(count, ECG_SAMPLES)
+        starts_s = probe.start_s + WINDOW_S * np.arange(count) - _SETTLED_S
+        evidence = probe.ecg_evidence[row]
+        bad = sum(evidence.share(fault, starts_s, WINDOW_S + 2 * _SETTLED_S) for fault in (Fault.FLAT, Fault.WRAPPED))
+        blocks.append(part)
+        sound.append(np.isfinite(part).all(axis=1) & (np.ptp(part, axis=1) > 0) & (bad == 0))
+    return np.concatenate(blocks), np.concatenate(sound)
 
 
 def _repair(plan: _Plan, probes: list[Timeline]) -> Array | None:
     """Give the factor (signal,) that mends leads which break the lead laws; None when there is nothing to mend."""
     limb = {name: row for name, row in zip(LIMB, plan.rows, strict=False) if row is not None}
-    blocks = {name: np.concatenate([_blocks(probe.ecg[row]) for probe in probes]) for name, row in limb.items()}
-    names = [name for name in limb if len(blocks[name]) and _alive(blocks[name]).mean() >= 0.5]
+    blocks = {name: _blocks(probes, row) for name, row in limb.items()}
+    most = max((int(sound.sum()) for _, sound in blocks.values()), default=0)
+    # A lead that is dead beside live ones must not keep these from being checked.
+    names = [name for name, (_, sound) in blocks.items() if most and sound.sum() >= most / 2]
     if len(names) < 3:
         return None
-    ecg = np.stack([blocks[name] for name in names])
-    ecg = ecg[:, _alive(ecg).all(axis=0)]
+    sound = np.all([blocks[name][1] for name in names], axis=0)
+    ecg = np.stack([blocks[name][0][sound] for name in names])
     if not ecg.shape[1] or np.median(lead_laws.broken(names, ecg)) == 0.0:
         return None
     gains = np.array([s.gain or np.nan for s in plan.ecgs])
@@ -319,10 +331,9 @@ def _heart_size(plan: _Plan, probes: list[Timeline]) -> float | None:
     for k, row in enumerate(plan.rows):
         if row is None:
             continue
-        blocks = np.concatenate([_blocks(probe.ecg[row]) for probe in probes])
-        blocks = blocks[_alive(blocks)]
-        if len(blocks):
-            sizes[k], mask[k] = np.median(peak_to_peak(blocks)), True
+        blocks, sound = _blocks(probes, row)
+        if sound.any():
+            sizes[k], mask[k] = np.median(peak_to_peak(blocks[sound])), True
     return heart_size(sizes, mask)
 
 

@@ -361,7 +361,7 @@ def test_enrolment_reaches_over_stretches(longer):
     holes=st.lists(st.tuples(st.floats(0, 60), st.floats(0.01, 20), st.sampled_from(["ecg", "ppg", None])), max_size=5),
     value=st.sampled_from([np.nan, 0.0, np.inf, 3.0]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_place_for_a_window_is_accounted_for(person, duration_s, step_s, holes, value):
     recording = changed(only(person, "I", "II", "III", "V2"), lambda x: x[: int(duration_s * 250)])
     for start_s, length_s, kind in holes:
