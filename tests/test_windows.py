@@ -45,6 +45,11 @@ def window(names=LEADS, channels=1, seed=0, law_error_mv=0.0, **changes):
         "demographics": Demographics(53.0, Sex.FEMALE, None, 70.0), "delay_s": 0.35, "delay_confidence": 0.5,
         "ppg_quality": 0.75, "lead_quality": np.where(mask, 0.5, np.nan).astype(np.float32),
         "r_peaks_s": np.array([0.25, 1.25], np.float32), "rhythm": "sinus", "enrolment": "w9",
+        "delay_iqr_s": 0.015, "heart_rate_bpm": 71.5, "flags": ("amplitude:V2", "gains_repaired"),
+        "fingerprint": b"\x00\x01\xff",
+        **{f"ppg_{name}": 0.1 * k for k, name in enumerate(("flat", "clipped", "wrapped", "missing", "noise"), 1)},
+        **{f"lead_{name}": np.where(mask, 0.1 * k, np.nan).astype(np.float32)
+           for k, name in enumerate(("flat", "clipped", "wrapped", "missing", "noise"), 1)},
     }  # fmt: skip
     return Window(**{**values, **changes})
 
@@ -197,3 +202,48 @@ def test_alignment_undoes_the_delay_and_leaves_an_unknown_one_alone():
     inside = aligned.ppg_mask[1]
     np.testing.assert_array_equal(aligned.ppg[1][:, inside], batch.ppg[1][:, inside])
     assert inside.sum() >= batch.ppg_mask[1].sum() - 1
+
+
+def content(*windows):
+    return encode(windows)["content"].to_pylist()
+
+
+def test_equal_signals_have_equal_content_whatever_record_they_are_from():
+    one = window()
+    other = dataclasses.replace(
+        one, window_id="x", person="q", recording="t", source="u", start_s=77.0, demographics=Demographics(),
+        delay_s=None, flags=(), fingerprint=None, ppg_channels=("red",),
+    )  # fmt: skip
+    first, second = content(one, other)
+    assert first == second
+    assert len(first) == 16
+
+
+@pytest.mark.parametrize("part", ["a sample", "gain", "a lead", "no ppg", "mask", "no ecg"])
+def test_other_signals_have_other_content(part):
+    one = window()
+    ecg, mask, ppg_mask = one.ecg.copy(), one.lead_mask.copy(), one.ppg_mask.copy()
+    if part == "a sample":
+        ecg[8, 700] += np.float32(0.002)
+    elif part == "gain":
+        ecg *= np.float32(2)
+    elif part == "a lead":
+        ecg[11], mask[11] = 0, False
+    ppg_mask[-1] = part != "mask"
+    other = dataclasses.replace(one, ecg=ecg, lead_mask=mask, ppg_mask=ppg_mask)
+    if part == "no ppg":
+        other = dataclasses.replace(other, ppg=None, ppg_mask=None, ppg_channels=())
+    elif part == "no ecg":
+        other = dataclasses.replace(other, ecg=None)
+    assert len(set(content(one, other))) == 2
+
+
+def test_content_survives_a_round_trip():
+    table = encode([window(), window(("III", "V5"), seed=3)])
+    assert encode(decode(table))["content"].equals(table["content"])
+
+
+def test_a_table_of_the_first_schema_is_refused_in_one_line():
+    old = encode([window()]).drop_columns(["flags", "content"]).replace_schema_metadata({"p2es_window_schema": "1"})
+    with pytest.raises(DatasetError, match="schema 1, this p2es reads 2: ingest it again"):
+        decode(old)
