@@ -23,6 +23,8 @@ from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, WINDOW_S, Window
 # A stretch is ten minutes, less where many fast signals would make it larger than this many samples (32 MB float64).
 _STRETCH_S = 600.0
 _STRETCH_SAMPLES = 4_000_000
+MIN_RATE_HZ = 20.0
+"""Slower signals show neither a QRS nor the rise of a pulse."""
 MAX_WINDOWS = 128
 """Most windows in one `Segmented` of `cut`: 9 MB of 12 leads and a PPG."""
 # What is decided once for a long recording (delay, lead laws, size) is told by three stretches of two minutes of it:
@@ -236,10 +238,13 @@ def _laid_out(plan: _Plan, first: int, count: int) -> Timeline:
 
 def _plan(recording: Recording, step_s: float) -> _Plan:
     """Decide what holds for the whole recording."""
-    ecgs = tuple(s for s in recording.of_kind(SignalKind.ECG) if s.samples.size > 1)
-    ppgs = tuple(s for s in recording.of_kind(SignalKind.PPG) if s.samples.size > 1)
-    leads = {name: s for name, s in recording.leads.items() if s.unit == "mV" and s.samples.size > 1}
+    usable = [s for s in recording.signals if s.samples.size > 1 and s.fs_hz >= MIN_RATE_HZ]
+    ecgs = tuple(s for s in usable if s.kind is SignalKind.ECG)
+    ppgs = tuple(s for s in usable if s.kind is SignalKind.PPG)
+    leads = {name: s for name, s in recording.leads.items() if s.unit == "mV" and any(s is one for one in ecgs)}
     if not leads and not ppgs:
+        if any(s.fs_hz < MIN_RATE_HZ for s in recording.signals):
+            raise RecordError(f"no signal is as fast as {MIN_RATE_HZ:g} Hz: give a faster recording", "rate")
         raise RecordError("there is neither a standard ECG lead in millivolt nor a PPG", "no_signal")
     rows = tuple(
         next((k for k, s in enumerate(ecgs) if s is leads[name]), None) if name in leads else None for name in LEADS
@@ -340,11 +345,14 @@ def _heart_size(plan: _Plan, probes: list[Timeline]) -> float | None:
 def _delay(probes: list[Timeline]) -> tuple[float | None, float | None, float | None]:
     """Estimate the delay from R peak to steepest pulse of the recording, its confidence and its IQR."""
     peaks, pulses = [], []
-    for probe in probes:
+    recorded = np.array([np.isfinite(probe.ppg).sum(axis=1) for probe in probes])
+    # The first of the channels that were recorded most: their delays differ by wavelength and site.
+    channel = int(np.argmax(recorded.sum(axis=0))) if recorded.size else 0
+    for probe, samples in zip(probes, recorded, strict=True):
         # The pulse may have been recorded for a part of it only.
-        if len(probe.ecg) and len(probe.ppg) and np.isfinite(probe.ppg[0]).sum() >= _LEAST_PULSE_S * FS_HZ:
+        if len(probe.ecg) and len(probe.ppg) and samples[channel] >= _LEAST_PULSE_S * FS_HZ:
             peaks.append(probe.beats_s)
-            pulses.append(probe.onsets_s[0])
+            pulses.append(probe.onsets_s[channel])
     if not peaks:
         return None, None, None
     found = pulse_delay(np.concatenate(peaks), np.concatenate(pulses))

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -253,6 +254,9 @@ def test_real_recordings_give_windows_whose_delay_is_of_the_device(recordings):
         ("wfdb", "mixedsignals", 0.38, 0.43),
         ("bidmc", "bidmc_01_Signals.csv", 0.5, 0.6),
         ("ncku", "125_static", 0.5, 0.6),
+        ("neurokit", "bio", 0.32, 0.36),
+        # 126 bpm: the pulse of the beat before would come 50 ms after the R peak, which no pulse does.
+        ("wfdb", "a103l", 0.5, 0.56),
     ):
         reference = next(r for r in find_records(str(recordings / folder)) if r.name.startswith(name))
         (recording,) = read(reference, folder)
@@ -381,6 +385,26 @@ def test_every_place_for_a_window_is_accounted_for(person, duration_s, step_s, h
     for window in result.windows:
         assert window.ecg is None or np.isfinite(window.ecg).all()
         assert window.ppg is None or np.isfinite(window.ppg).all()
+
+
+@given(
+    fs_hz=st.floats(1.0, 100_000.0), size=st.integers(0, 4000), start_s=st.floats(0, 30), scale=st.floats(1e-30, 1e30),
+    kinds=st.lists(st.sampled_from(["II", "V1", None, "PPG"]), min_size=1, max_size=3), seed=st.integers(0, 9),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_samples_at_any_rate_give_windows_or_a_reason(fs_hz, size, start_s, scale, kinds, seed):
+    rng = np.random.default_rng(seed)
+    signals = []
+    for k, kind in enumerate(kinds):
+        samples = rng.choice([0.0, 1.0, np.nan, scale, -scale], size) if seed % 2 else scale * rng.standard_normal(size)
+        ecg = kind != "PPG"
+        signals.append(
+            Signal(f"s{k}", SignalKind.ECG if ecg else SignalKind.PPG, samples.astype(np.float32), fs_hz,
+                   "mV", start_s * (k > 0), kind if ecg else None)
+        )  # fmt: skip
+    # Only this error may come, when nothing at all is of use.
+    with contextlib.suppress(RecordError):
+        assert counted(cut(Recording("r", "s", "p", tuple(signals))))
 
 
 def with_gains(recording, gains):
