@@ -182,7 +182,8 @@ def split_list(url: str, settings: Settings, *, source: str, check: str | None =
     """Say by which rule people are split; with a published list, check it against the rule and the dataset."""
     dataset = Dataset.open(url)
     rule = rule_of(dataset, source)
-    people = {person: split for part in dataset.parts for person, split in part.people.items()}
+    parts = [part for part in dataset.parts if any(shard.source == source for shard in part.shards)]
+    people = {person: split for part in parts for person, split in part.people.items()}
     counts = _list(Counter(people.values()))
     if check is None:
         return Answer(

@@ -18,6 +18,7 @@ from p2es_platform import neighbours as search
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset
 from p2es_platform.settings import Settings
+from p2es_platform.shards import open_parquet, read_columns
 from pipelines.recipes import Recipe, fingerprint
 
 _FORMAT = "p2es-groups"
@@ -128,7 +129,7 @@ def load(url: str) -> Groups:
         raise DatasetError(f"{_shown(url)} is corrupt: remove it and run `p2es group`") from error
     if hashlib.sha256(data).hexdigest() != head["sha256"]:
         raise DatasetError(f"{_shown(_table_url(url))} is corrupt: remove {_shown(url)} and run `p2es group`")
-    table = pq.read_table(io.BytesIO(data))
+    table = read_columns(open_parquet(pa.BufferReader(data)))
     people = table["person"].to_pylist()
     row = {person: k for k, person in enumerate(people)}
     return Groups(

@@ -17,7 +17,7 @@ from p2es.windows import WINDOW_SCHEMA, check_schema
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset
 from p2es_platform.parts import Part, in_two_splits, load_part, rejected_windows
-from p2es_platform.shards import Shard, open_parquet, read_quarantine
+from p2es_platform.shards import Shard, open_parquet, read_columns, read_quarantine
 
 # Shards in memory at once: 6 MB each.
 _THREADS = 8
@@ -117,7 +117,7 @@ def _table(url: str, shard: Shard) -> pa.Table:
     try:
         file = open_parquet(pa.BufferReader(data))
         check_schema(file.schema_arrow)
-        return file.read(columns=columns)
+        return read_columns(file, columns)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DatasetError(f"{shard.path} of {url} is no table of windows: remove it and ingest again") from error
 
