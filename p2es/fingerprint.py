@@ -142,10 +142,10 @@ def _ppg_beats(ppg: Floats, mask: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     return at / FS_HZ - MARGIN_S, _shape(beat - beat.mean())
 
 
-def _peaks(envelope: Floats, mask: NDArray[np.bool_]) -> Floats:
+def _peaks(envelope: Floats, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Give the samples, with fractions, where the envelope peaks, away from ends and gaps."""
     edge = round(_EDGE_S * FS_HZ)
-    whole = ndimage.binary_erosion(mask, np.ones(2 * edge + 1), border_value=0)
+    whole = ndimage.binary_erosion(mask, np.ones(2 * edge + 1, bool), border_value=0)
     # The largest of every 2 s, so that one artefact does not hide all beats.
     block = int(2 * FS_HZ)
     largest = envelope[: envelope.size // block * block].reshape(-1, block).max(axis=1)
@@ -156,7 +156,7 @@ def _peaks(envelope: Floats, mask: NDArray[np.bool_]) -> Floats:
     peaks = peaks[whole[peaks]]
     before, top, after = (envelope[peaks + k] for k in (-1, 0, 1))
     bend = np.minimum(before - 2 * top + after, -1e-12)
-    return peaks + np.clip(0.5 * (before - after) / bend, -0.5, 0.5)
+    return np.asarray(peaks + np.clip(0.5 * (before - after) / bend, -0.5, 0.5), np.float64)
 
 
 def _median_beat(x: Floats, at: Floats, around_s: tuple[float, float]) -> Floats:

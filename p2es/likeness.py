@@ -23,7 +23,7 @@ class Likeness:
     Attributes
     ----------
     correlation : float
-        Largest normalised cross-correlation over all lags, -1 to 1; leads count by magnitude, and by their mean.
+        Largest normalised cross-correlation over all lags, -1 to 1; leads count by magnitude and power.
     runner_up : float
         The largest at a lag that is another beat's: what two hearts of the same rate and shape would reach.
     lag_s : float
@@ -53,13 +53,14 @@ def likeness(one: Window, other: Window, *, kind: str) -> Likeness | None:
     if pair is None:
         return None
     correlation = _correlations(*pair)
-    mean = (np.abs(correlation) if kind == "ecg" else correlation).mean(axis=0)
+    mean = _weights(pair[0], pair[2]) @ (np.abs(correlation) if kind == "ecg" else correlation)
     if not np.isfinite(mean).any():
         return None
     best = int(np.nanargmax(mean))
     lags = np.arange(mean.size) - mean.size // 2
-    far = np.abs(lags - lags[best]) > _SAME_PEAK_S * FS_HZ
-    return Likeness(_top(mean, best), float(np.nanmax(mean[far], initial=-1.0)), float(lags[best] / FS_HZ))
+    far = np.where(np.abs(lags - lags[best]) > _SAME_PEAK_S * FS_HZ, mean, np.nan)
+    runner_up = _top(mean, int(np.nanargmax(far))) if np.isfinite(far).any() else -1.0
+    return Likeness(_top(mean, best), runner_up, float(lags[best] / FS_HZ))
 
 
 def _leads(one: Window, other: Window) -> tuple[Array, Array, Array, Array] | None:
@@ -74,6 +75,12 @@ def _pulses(one: Window, other: Window) -> tuple[Array, Array, Array, Array] | N
         return None
     masks = (one.ppg_mask[None].astype(np.float64), other.ppg_mask[None].astype(np.float64))
     return one.ppg[:1] * masks[0], masks[0], other.ppg[:1] * masks[1], masks[1]
+
+
+def _weights(x: Array, y: Array) -> Array:
+    """Give each signal its share of the power: in a small lead there is more noise, in a derived one that of two."""
+    power = np.sqrt(x.var(axis=-1) * y.var(axis=-1))
+    return power / max(float(power.sum()), 1e-300)
 
 
 def _correlations(x: Array, x_mask: Array, y: Array, y_mask: Array) -> Array:
