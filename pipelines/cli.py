@@ -272,7 +272,7 @@ def serve(args: ServeArgs, settings: Settings) -> int:
 def translate(args: TranslateArgs, settings: Settings) -> int:
     """Draw the 12-lead ECG of recorded PPG."""
     from p2es.model import P2Es
-    from p2es_platform import storage
+    from p2es_platform import versions
     from p2es_platform.registry import Registry
     from pipelines import translate as stage
     from pipelines.threads import all_cores
@@ -283,7 +283,7 @@ def translate(args: TranslateArgs, settings: Settings) -> int:
         raise InputError(f"there is no {args.path}: give a recording, a folder of recordings or a dataset")
     chosen = Registry(settings).resolve(args.version)
     loaded = stage.LoadedModel(P2Es.load(Path(chosen.folder)), chosen.version, chosen.sha256)
-    if storage.exists(storage.join(args.path, "manifest.json")):
+    if versions.exists(args.path):
         if person is not None:
             raise InputError("a dataset knows its people: leave out --age, --sex, --height-cm and --weight-kg")
         with _ray(named("demo"), settings):

@@ -99,7 +99,13 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
         raise DatasetError("the dataset has no validation people, on whom the band is calibrated: ingest more people")
     try:
         units = Units.fit(dataset.store("train", channels=recipe.network.ppg_channels))
-        places = {"dataset_url": dataset_url, "groups_url": groups_url, "tracking_uri": settings.tracking_uri}
+        # The version too: an ingest may commit a newer one before the last worker has started.
+        places = {
+            "dataset_url": dataset_url,
+            "dataset_version": dataset.version,
+            "groups_url": groups_url,
+            "tracking_uri": settings.tracking_uri,
+        }
         checkpoint, windows = _fit(recipe, settings, units, {**places, "run_id": tracker.run_id}, key)
         lineage["windows"] = windows
         _finish(recipe, dataset, units, checkpoint, folder, lineage)
@@ -170,7 +176,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(int(recipe.resources.cpus_per_worker), 1))
-    store = Dataset.open(config["dataset_url"]).store("train", channels=recipe.network.ppg_channels)
+    store = Dataset.open(config["dataset_url"], config["dataset_version"]).store(
+        "train", channels=recipe.network.ppg_channels
+    )
     graph = grouping.load(config["groups_url"]).graph()
     units = Units.from_dict(config["units"])
     model = P2Es.start(recipe.network, recipe.diffusion, units, recipe.train.seed)
