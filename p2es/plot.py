@@ -25,6 +25,7 @@ MM_PER_S = 25.0
 MM_PER_MV = 10.0
 DPI = 150
 FOOTER = "SYNTHETIC: not a recording. Not for diagnosis."
+RECORDED_FOOTER = "Recorded. Not for diagnosis."
 
 GENERATED_COLOUR = "#111111"
 RECORDED_COLOUR = "#1f5fbf"
@@ -83,20 +84,36 @@ def paper_ecg(
     rows = 4
     figure, axes, tops_mm = _paper([_ROW_MM] * rows + ([_PPG_MM] if ppg is not None else []), title, footer)
     _legend(axes, band_mv is not None, reference_name if reference_mv is not None else None)
-    for k, name in enumerate(LEADS):
-        column, row = divmod(k, 3)
-        start_s = column * WINDOW_S / _COLUMNS
-        part = slice(round(start_s * fs_hz), round((start_s + WINDOW_S / _COLUMNS) * fs_hz))
-        _strip(axes, name, tops_mm[row], k, part, (ecg_mv, band_mv, reference_mv), fs_hz)
-        if column:
-            x_mm, middle = float(_x_mm(start_s)), tops_mm[row] - _ROW_MM / 2
-            axes.plot([x_mm, x_mm], [middle - 2, middle + 2], color=GENERATED_COLOUR, lw=0.5)
-    whole = slice(0, ecg_mv.shape[-1])
-    _strip(axes, "II", tops_mm[3], LEADS.index("II"), whole, (ecg_mv, band_mv, reference_mv), fs_hz)
-    for top_mm in tops_mm[:rows]:
-        _calibration(axes, top_mm)
+    _twelve_leads(axes, tops_mm, (ecg_mv, band_mv, reference_mv), fs_hz)
     if ppg is not None:
         _pulse_wave(axes, tops_mm[rows], ppg, fs_hz)
+    return figure
+
+
+def window_ecg(
+    ecg_mv: Array, *, simulated: bool, ppg: Array | None = None, title: str = "", footer: str = "", fs_hz: float = FS_HZ
+) -> "Figure":
+    """Draw a window of a dataset as a paper recorder would; only a simulated one is marked SYNTHETIC.
+
+    Parameters
+    ----------
+    ecg_mv : array (12, time)
+        NaN where a lead was not recorded: its place stays empty.
+    simulated : bool
+    ppg : array (time,) or (channel, time), optional
+        As in `paper_ecg`.
+    title, footer : str
+    fs_hz : float
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    heights_mm = [_ROW_MM] * 4 + ([_PPG_MM] if ppg is not None else [])
+    figure, axes, tops_mm = _paper(heights_mm, title, footer, FOOTER if simulated else RECORDED_FOOTER)
+    _twelve_leads(axes, tops_mm, (ecg_mv, None, None), fs_hz)
+    if ppg is not None:
+        _pulse_wave(axes, tops_mm[4], ppg, fs_hz)
     return figure
 
 
@@ -138,10 +155,10 @@ def lead_comparison(
     return figure
 
 
-def png(figure: "Figure", dpi: float | None = None) -> bytes:
-    """Render as PNG, marked SYNTHETIC in its metadata; the same figure gives the same bytes."""
+def png(figure: "Figure", dpi: float | None = None, *, mark: str = FOOTER) -> bytes:
+    """Render as PNG, marked SYNTHETIC in its metadata unless told else; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi or figure.dpi, metadata={"Software": "p2es", "Comment": FOOTER})
+    figure.savefig(buffer, format="png", dpi=dpi or figure.dpi, metadata={"Software": "p2es", "Comment": mark})
     return buffer.getvalue()
 
 
@@ -154,7 +171,26 @@ def _x_mm(time_s: Array | float) -> NDArray[np.float64]:
     return _MARGIN_MM + _PULSE_MM + MM_PER_S * np.asarray(time_s, np.float64)
 
 
-def _paper(heights_mm: Sequence[float], title: str, footer: str) -> "tuple[Figure, Axes, list[float]]":
+def _twelve_leads(
+    axes: "Axes", tops_mm: Sequence[float], signals: tuple[Array, Array | None, Array | None], fs_hz: float
+) -> None:
+    """Draw 3 rows of 4 x 2.5 s and lead II below, of a trace, its band and its reference."""
+    for k, name in enumerate(LEADS):
+        column, row = divmod(k, 3)
+        start_s = column * WINDOW_S / _COLUMNS
+        part = slice(round(start_s * fs_hz), round((start_s + WINDOW_S / _COLUMNS) * fs_hz))
+        _strip(axes, name, tops_mm[row], k, part, signals, fs_hz)
+        if column:
+            x_mm, middle = float(_x_mm(start_s)), tops_mm[row] - _ROW_MM / 2
+            axes.plot([x_mm, x_mm], [middle - 2, middle + 2], color=GENERATED_COLOUR, lw=0.5)
+    _strip(axes, "II", tops_mm[3], LEADS.index("II"), slice(0, signals[0].shape[-1]), signals, fs_hz)
+    for top_mm in tops_mm[:4]:
+        _calibration(axes, top_mm)
+
+
+def _paper(
+    heights_mm: Sequence[float], title: str, footer: str, mark: str = FOOTER
+) -> "tuple[Figure, Axes, list[float]]":
     """Give a figure with a grid for rows of these heights, its axes in millimetres, and each row's top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -171,7 +207,8 @@ def _paper(heights_mm: Sequence[float], title: str, footer: str) -> "tuple[Figur
     _grid(axes, left, _FOOTER_MM, grid_width, grid_height)
     axes.text(left, top + _HEADER_MM / 2 + 2.5, title, weight="bold", va="center", fontsize=9)
     axes.text(left, top + 2.0, "25 mm/s   10 mm/mV   0.5-40 Hz", va="bottom", fontsize=7, color="#555555")
-    axes.text(left, _FOOTER_MM / 2, FOOTER, weight="bold", va="center", color="#b00020", fontsize=9)
+    colour = "#b00020" if mark == FOOTER else "#555555"
+    axes.text(left, _FOOTER_MM / 2, mark, weight="bold", va="center", color=colour, fontsize=9)
     axes.text(width - left, _FOOTER_MM / 2, footer, ha="right", va="center", fontsize=7, color="#555555")
     return figure, axes, [float(x) for x in top - np.cumsum([0.0, *heights_mm[:-1]])]
 
