@@ -349,7 +349,7 @@ def _text_format(head: bytes, file: str, mappings: tuple[Layout, ...], tables: S
 
 
 def _is_text(head: bytes, file: str) -> bool:
-    if b"\0" in head or not re.search(r"(?i)\.(txt|text|log|toml|ya?ml|json|ini|cfg|py|m|r|sh|ipynb)$", file):
+    if b"\0" in head or not re.search(r"(?i)\.(txt|text|log|toml|ya?ml|jsonl?|ini|cfg|py|m|r|sh|ipynb)$", file):
         return False
     try:
         head.decode("utf-8")
