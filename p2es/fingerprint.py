@@ -28,8 +28,8 @@ _MAX_TICK = 0xFFFF
 # Around a landmark: P wave to end of T of a resting heart, and a pulse from its foot past the dicrotic notch.
 _ECG_SHAPE_S = (-0.24, 0.40)
 _PPG_SHAPE_S = (-0.16, 0.48)
-# A landmark is the middle of a QRS, or the steepest rise of a pulse: peaks of a smoothed envelope, which move less
-# with noise than single samples (1.0 ms against 1.9 ms at 20 dB).
+# A landmark is the middle of a QRS, or the steepest rise of a pulse: the peak of a smoothed envelope. Between simulated
+# recordings and their copies at 125 Hz and 20 dB it moves by 0.3 ms (12 leads) and 2.1 ms (PPG), standard deviation.
 _SMOOTH_S = 0.020
 _REFRACTORY_S = 0.25
 _HEIGHT = 0.4

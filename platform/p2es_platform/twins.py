@@ -25,7 +25,8 @@ COLUMNS = ("window_id", "person", "recording", "split", "fingerprint")
 ReadWindows = Callable[[Sequence[int]], Mapping[int, Window]]
 
 _BATCH_PAIRS = 64
-# Strangers whose beats agree reach 0.69 at the median; below this, no other pair of their windows is tried.
+# Simulated strangers of one rate and shape reach 0.68 at the median by their ECG; under this, no other pair of their
+# windows is tried.
 _STRANGE = 0.85
 # A signal that fits itself about this well at another beat is paced or a generator's: it tells nothing.
 _LEAST_MISFIT = 3e-4
