@@ -1,7 +1,7 @@
 """`p2es ingest` against a plain loop and a process pool that do the same work. `python benchmarks/bench_ingest.py`.
 
 The same work: find the records, hash them, read, cut into windows (with quality, beats, fingerprint), encode as
-Parquet, write and sync. The plain loop does it in one process; the pool in two, a batch each, without Ray.
+Parquet, write and sync, look for copies. The plain loop does it in one process; the pool in two, without Ray.
 """
 
 import argparse
@@ -18,16 +18,17 @@ from common import cost_table, measured
 from p2es.formats import RecordRef, content_files, find_records, read
 from p2es.segmenting import cut
 from p2es_platform.cluster import connect
-from p2es_platform.dataset import PartWriter
+from p2es_platform.parts import Part, PartWriter
 from p2es_platform.settings import Settings
 from pipelines import ingest, simulate
+from pipelines.copies import without_twins
 from pipelines.recipes import IngestConfig, SimulateConfig, demo
 
 CPUS = 2
 
 
-def one_batch(references: list[RecordRef], url: str, key: str, settings: Settings) -> int:
-    """Do what a task of the ingest does, without Ray; give the number of windows."""
+def one_batch(references: list[RecordRef], url: str, key: str, settings: Settings) -> Part:
+    """Do what a task of the ingest does, without Ray."""
     windows = 0
     with PartWriter(url, key, "simulated") as writer:
         for reference in references:
@@ -38,8 +39,12 @@ def one_batch(references: list[RecordRef], url: str, key: str, settings: Setting
                 for piece in cut(recording, step_s=10.0, ids=settings.hashed_id, split="train"):
                     writer.add(piece.windows)
                     windows += len(piece.windows)
-        writer.finish({}, candidates=windows)
-    return windows
+        return writer.finish({}, candidates=windows)
+
+
+def finished(url: str, parts: list[Part]) -> int:
+    """Look for copies, as the ingest does before it commits; give the number of windows."""
+    return sum(part.rows for part in without_twins(url, parts, [], "leave_out"))
 
 
 def main() -> None:
@@ -61,15 +66,16 @@ def main() -> None:
             names = (f"round-{k}" for k in itertools.count())
 
             def loop() -> int:
-                return one_batch(find_records(archive), str(Path(folder) / next(names)), "loop", settings)
+                url = str(Path(folder) / next(names))
+                return finished(url, [one_batch(find_records(archive), url, "loop", settings)])
 
             def over_pool() -> int:
                 references = find_records(archive)
                 url = str(Path(folder) / next(names))
-                size = 16
+                size = 8
                 batches = [references[k : k + size] for k in range(0, len(references), size)]
                 jobs = [pool.submit(one_batch, batch, url, f"{k}", settings) for k, batch in enumerate(batches)]
-                return sum(job.result() for job in jobs)
+                return finished(url, [job.result() for job in jobs])
 
             def over_ray() -> int:
                 return ingest.run(recipe, settings, archive=archive, name=next(names)).windows

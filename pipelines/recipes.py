@@ -52,7 +52,7 @@ class IngestConfig:
     """What to do with windows that are already there under another person or record: quarantine them, or stop."""
     task_records: int = 256
     """Most records a Ray task reads and writes as one part."""
-    task_mb: int = 32
+    task_mb: int = 16
     """Most megabytes of records a task takes; a larger record is a task of its own."""
 
 
