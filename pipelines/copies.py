@@ -21,6 +21,7 @@ def without_twins(
     A copy is a window of another record with the same stored samples (`duplicate`), or, in another split, with nearly
     the same (`near_duplicate`): resampled, with another gain, cut elsewhere, with noise added. What the dataset had
     before stays; of two new ones the first by window id stays. Exact copies are always left out: they are one window.
+    Of a person with a near copy in another split all new windows go: the heart is the same in the rest.
 
     Parameters
     ----------

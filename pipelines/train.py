@@ -100,7 +100,7 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
     try:
         units = Units.fit(dataset.store("train", channels=recipe.network.ppg_channels))
         # The version too: an ingest may commit a newer one before the last worker has started.
-        places = {
+        places: dict[str, Any] = {
             "dataset_url": dataset_url,
             "dataset_version": dataset.version,
             "groups_url": groups_url,
