@@ -64,7 +64,10 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Give the variables that make another process of the same cluster use the same places."""
-        found = {"P2ES_STORAGE": self.root, "MLFLOW_TRACKING_URI": self.tracking_uri}
+        found = {"P2ES_STORAGE": self.root}
+        # Ingest needs no tracking: with a bucket and without a server only what does is refused.
+        if self.is_local or self.mlflow_tracking_uri:
+            found["MLFLOW_TRACKING_URI"] = self.tracking_uri
         if self.secret is not None:
             found["P2ES_SECRET"] = self.secret.get_secret_value()
         return found
