@@ -54,7 +54,7 @@ def show(url: str, version: int | None = None) -> Answer:
         ("made with", ", ".join(f"{name} {value}" for name, value in sorted(manifest["ingest"].items()))),
         ("deleted people", f"{len(dataset.deleted)}" if dataset.deleted else ""),
     ]  # fmt: skip
-    return Answer("\n".join(f"{name:18s}{value}" for name, value in lines if value))
+    return Answer("\n".join(f"{name:22s}{value}" for name, value in lines if value))
 
 
 def _name(url: str) -> str:
