@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2es.amplitude import peak_to_peak, possible, unusual_leads
 from p2es.evidence import Evidence, Fault
-from p2es.lead_laws import broken
+from p2es.lead_laws import FLOOR_MV, broken
 from p2es.leads import LEADS, LIMB, N_LEADS, complete_limb_leads
 from p2es.quality import MIN_QUALITY, lead_noise, lead_quality, pulse_noise
 from p2es.signals import zscore_ppg
@@ -68,7 +68,9 @@ class Pulse:
     reason: str | None
 
 
-def judge_leads(line: Timeline, rows: Sequence[int | None], starts: Sequence[int]) -> list[Leads]:
+def judge_leads(
+    line: Timeline, rows: Sequence[int | None], starts: Sequence[int], law_floor_mv: float = FLOOR_MV
+) -> list[Leads]:
     """Judge the leads of windows, and complete the limb leads.
 
     Parameters
@@ -78,6 +80,8 @@ def judge_leads(line: Timeline, rows: Sequence[int | None], starts: Sequence[int
         For each of the 12 leads its row of `line.ecg`, in millivolt.
     starts : sequence of int
         First samples of the windows, on the recording's clock.
+    law_floor_mv : float
+        Misfit that coarse quantisation may give the lead laws.
     """
     places = np.array([k for k, row in enumerate(rows) if row is not None], np.intp)
     mine = [row for row in rows if row is not None]
@@ -87,7 +91,7 @@ def judge_leads(line: Timeline, rows: Sequence[int | None], starts: Sequence[int
     usable = furthest == _USABLE
     masks = np.zeros((len(at), N_LEADS), bool)
     masks[:, places] = usable.T
-    result, completed, laws = _completed(ecg, masks, places)
+    result, completed, laws = _completed(ecg, masks, places, law_floor_mv)
     found = []
     for n in range(len(at)):
         sizes = np.zeros(N_LEADS)
@@ -147,7 +151,7 @@ def _lead_figures(
 
 
 def _completed(
-    ecg: Array, masks: NDArray[np.bool_], places: NDArray[np.intp]
+    ecg: Array, masks: NDArray[np.bool_], places: NDArray[np.intp], law_floor_mv: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     """Complete the limb leads of windows: (window, 12, 1280), mask (window, 12), which windows break the lead laws."""
     result = np.zeros((len(masks), N_LEADS, ECG_SAMPLES), np.float32)
@@ -159,7 +163,7 @@ def _completed(
         known = {LEADS[p]: ecg[row_of[int(p)]][windows] for p in np.flatnonzero(pattern)}
         limb = [name for name in LIMB if name in known]
         if len(limb) >= 3:
-            laws[windows] = broken(limb, np.stack([known[name] for name in limb]))
+            laws[windows] = broken(limb, np.stack([known[name] for name in limb]), floor=law_floor_mv)
         for name, samples in complete_limb_leads(known).items():
             result[windows, LEADS.index(name)] = samples
             completed[windows, LEADS.index(name)] = True

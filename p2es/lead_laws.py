@@ -27,6 +27,12 @@ FLOOR_MV = 0.01
 Floats = NDArray[np.floating]
 
 
+def floor_mv(gains: Sequence[float | None]) -> float:
+    """Give the misfit (mV) that leads of these converter steps a millivolt may have: half a step, 1.7 times its RMS."""
+    steps = [1.0 / gain for gain in gains if gain]
+    return max(FLOOR_MV, 0.5 * max(steps, default=0.0))
+
+
 @lru_cache(maxsize=64)
 def _unexplained(names: tuple[str, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give (lead, lead): leads to what no I and II explain; and (lead,): the share of a lead's own error in it."""

@@ -71,6 +71,8 @@ class _Plan:
     rows: tuple[int | None, ...]
     """For each of the 12 leads its place in `ecgs`, where it is in millivolt."""
     ppgs: tuple[Signal, ...]
+    law_floor_mv: float
+    """What the converter's steps may do to the lead laws."""
     samples: int
     """Length of the recording at 128 Hz."""
     starts: range
@@ -160,7 +162,7 @@ def _cut_stretch(
     windows: list[Window] = []
     rejected, notes = Counter[str](), Counter[str]()
     enrolment = common.enrolment
-    leads_of, pulse_of = judge_leads(line, plan.rows, starts), judge_pulses(line, starts)
+    leads_of, pulse_of = judge_leads(line, plan.rows, starts, plan.law_floor_mv), judge_pulses(line, starts)
     for start, leads, pulse in zip(starts, leads_of, pulse_of, strict=True):
         reasons = [reason for reason in (pulse.reason, leads.reason) if reason]
         if not leads.mask.any() and pulse.ppg is None:
@@ -253,7 +255,8 @@ def _plan(recording: Recording, step_s: float) -> _Plan:
     roomy = len(ppgs) > 0 and samples >= ECG_SAMPLES + MARGIN_SAMPLES
     step = max(round(step_s * FS_HZ), 1)
     starts = range(MARGIN_SAMPLES if roomy else 0, samples - ECG_SAMPLES + 1, step)
-    plan = _Plan(ecgs, rows, ppgs, samples, starts)
+    limb = [abs(ecgs[row].gain or 0.0) for row in rows[: len(LIMB)] if row is not None]
+    plan = _Plan(ecgs, rows, ppgs, lead_laws.floor_mv(limb), samples, starts)
     if not starts:
         return plan
     if samples <= _stretch_s(plan) * FS_HZ:
@@ -310,7 +313,7 @@ def _repair(plan: _Plan, probes: list[Timeline]) -> Array | None:
         return None
     sound = np.all([blocks[name][1] for name in names], axis=0)
     ecg = np.stack([blocks[name][0][sound] for name in names])
-    if not ecg.shape[1] or np.median(lead_laws.broken(names, ecg)) == 0.0:
+    if not ecg.shape[1] or np.median(lead_laws.broken(names, ecg, floor=plan.law_floor_mv)) == 0.0:
         return None
     gains = np.array([s.gain or np.nan for s in plan.ecgs])
     factors = np.where(np.isfinite(gains), gains, 1.0) * 1e-3

@@ -568,3 +568,17 @@ def test_a_day_takes_no_more_memory_than_an_hour():
         growth_mb.append(float(mb))
     assert growth_mb[1] < 100
     assert growth_mb[1] < growth_mb[0] + 20
+
+
+@pytest.mark.parametrize("gain", [16.0, 29.0, 64.0])
+def test_coarse_steps_do_not_break_the_lead_laws(gain):
+    fine = simulate_person(5, 3, 62.0)
+    signals = tuple(
+        s
+        if s.kind is SignalKind.PPG
+        else dataclasses.replace(s, samples=(np.round(s.read() * gain) / gain).astype(np.float32), gain=gain)
+        for s in fine.signals
+    )
+    coarse = segment(dataclasses.replace(fine, signals=signals), step_s=10.0, ids=lambda *parts: "-".join(parts))
+    assert all(window.lead_mask[:6].all() for window in coarse.windows)
+    assert len(coarse.windows) == len(segment(fine, step_s=10.0, ids=lambda *parts: "-".join(parts)).windows)

@@ -142,8 +142,7 @@ def test_6_unknown_leads_stay_unknown(recordings):
 def test_7_flat_leads_beside_live_ones_are_not_there(recordings):
     (window,) = windows_of(recordings, "cinc2021/JS20004.hea")
     mask = dict(zip(LEADS, window.lead_mask, strict=True))
-    assert not (mask["V2"] or mask["V4"] or mask["V6"])
-    assert all(mask[name] for name in ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V3", "V5"))
+    assert [name for name in LEADS if not mask[name]] == ["V2", "V4", "V6"]
     assert window.lead_flat[LEADS.index("V2")] == pytest.approx(1.0)
 
 
@@ -166,18 +165,19 @@ def test_7_records_without_a_pulse_or_without_an_ecg_say_which(recordings):
 # 8. Segments that are not there, hold one sample, or change their leads.
 @pytest.mark.parametrize("name", ["s00001", "s25047", "p000878"])
 def test_8_no_recording_crosses_a_change_of_leads(recordings, name):
-    leads = set()
+    leads, reasons = set(), set()
     for reference in find_records(str(recordings / "wfdb" / "multi-segment" / name)):
         skipped = []
         try:
             found = list(read(reference, "wfdb", skipped))
         except RecordError as error:
-            assert error.reason in {"no_segments", "missing_segment", "missing_file", "rate", "no_signal"}
+            reasons.add(error.reason)
             continue
         for recording in found:
             leads.add(tuple(signal.name for signal in recording.signals))
             assert all(signal.samples.size > 1 for signal in recording.signals)
     assert leads
+    assert reasons <= {"no_segments", "missing_segment", "missing_file", "rate", "no_signal"}
 
 
 # 9. Odd headers.
