@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -54,6 +55,17 @@ class IngestConfig:
     """Most records a Ray task reads and writes as one part."""
     task_mb: int = 16
     """Most megabytes of records a task takes; a larger record is a task of its own."""
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.step_s <= 3600.0:
+            raise ConfigError(f"ingest.step-s is {self.step_s:g}: give 1 to 3600 seconds")
+        shares = (self.validation_share, self.test_share)
+        if not all(0.0 <= share < 1.0 for share in shares) or sum(shares) >= 1.0:
+            raise ConfigError(f"ingest.validation-share and test-share are {shares}: give shares that leave a rest")
+        if self.task_records < 1 or self.task_mb < 1:
+            raise ConfigError("ingest.task-records and task-mb are at least 1")
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigError(f"ingest.name is {self.name!r}: use letters, digits, dots, hyphens and underscores")
 
 
 @dataclass(frozen=True)

@@ -100,3 +100,11 @@ def test_importing_the_command_starts_nothing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "ray" not in done.stdout
     assert "mlflow" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "option", [("--ingest.step-s", "0"), ("--ingest.test-share", "2"), ("--ingest.name", "../elsewhere")]
+)
+def test_numbers_that_cannot_work_are_refused_before_anything_starts(option, capsys):
+    assert cli.main(["ingest", "somewhere", *option]) == 2
+    assert capsys.readouterr().err.startswith("p2es ingest: ingest.")

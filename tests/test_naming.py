@@ -92,3 +92,8 @@ def test_ids_ages_and_sexes():
         None,
         None,
     )
+
+
+def test_a_comma_behind_a_name_is_no_part_of_it():
+    assert lead_of("II,") == "II"
+    assert kind_of("AVR,", "mV") is SignalKind.ECG

@@ -944,3 +944,30 @@ def test_a_real_record_that_loses_a_file_is_refused(recordings, tmp_path):
         assert refusal(tmp_path / "mixedsignals.hea") == "truncated"
     pulse.unlink()
     assert refusal(tmp_path / "mixedsignals.hea") == "missing_file"
+
+
+@pytest.mark.parametrize(
+    ("name", "person"),
+    [
+        ("bidmc/bidmc07", "bidmc07"),
+        ("E/E00001", "E00001"),
+        ("data/data_10_1", "data_10_1"),
+        ("Person_01/rec_1", "Person_01"),
+        ("S2/rest", "S2"),
+        ("p10/p10014354/81739927/81739927", "p10014354"),
+        ("3000221/3000221", "3000221"),
+        ("30/3000221/3000221_0004", "3000221"),
+        ("monday/rest", "monday/rest"),
+        ("41", "41"),
+    ],
+)
+def test_people_are_told_by_folders_of_the_archive_as_archives_name_them(name, person):
+    from pathlib import Path
+
+    assert wfdb._person(Path("/mnt/bidmc") / f"{name}.hea", name, "") == person
+
+
+def test_ages_in_months_and_weights_in_pounds_are_unknown():
+    found = wfdb._demographics(" age: 6 months\n Weight (lbs): 160\n sex: F")
+    assert (found.age_years, found.weight_kg, found.sex) == (None, None, Sex.FEMALE)
+    assert wfdb._demographics(" age: 61\n weight: 70").age_years == 61.0

@@ -354,6 +354,8 @@ def _start_day(fields: Sequence[str]) -> date | None:
     stated = re.match(r"Startdate (\d\d-[A-Z]{3}-\d{4})", fields[2], re.IGNORECASE | re.ASCII)
     if stated:
         return _day(stated.group(1))
+    if fields[2].lower().startswith("startdate x"):
+        return None  # Unknown, says EDF+; the short date is then a filler, 01.01.85.
     short = re.fullmatch(r"(\d\d)\.(\d\d)\.(\d\d)", fields[3], re.ASCII)
     if not short:
         return None

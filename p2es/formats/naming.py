@@ -36,6 +36,7 @@ _BELT = re.compile(r"resp\w*|thor\w*|abd\w*|impedance|rip|inductance")
 _NO_ECG = re.compile(r"hr|rate|rr|pvc|resp\w*|impedance|st|qt|qtc|edr|quality|status|noise|marker|event\w*|ann\w*")
 _ECG = re.compile(r"(?:ecg|ekg)[\w]*")
 _OTHER_LEAD = re.compile(r"v[1-9]?r?|mcl\d?|ml[iv]+\d?|mv\d|cm\d|cc\d")
+_AROUND = " \t,;:\"'"
 _PREFIX = re.compile(r"^(?:(?:ecg|ekg)(?:[\s_]+lead)?|lead|channel|ch)[\s_:\-]+", re.IGNORECASE)
 # A bipolar name is positive minus negative electrode (EDF+ specification, additional item 9).
 _BIPOLAR = {("la", "ra"): "I", ("ll", "ra"): "II", ("ll", "la"): "III", ("lf", "ra"): "II", ("lf", "la"): "III"}
@@ -55,7 +56,8 @@ def lead_of(name: str) -> str | None:
     (`Lead I (Einthoven)`), `EKG`, and pairs of limb electrodes (`ECG LL-RA` is lead II). A pair the other way round
     is an inverted lead and is none of the twelve.
     """
-    bare = name.split("(")[0].strip().rsplit("/", 1)[-1].strip()
+    # BIDMC's headers write `II,`.
+    bare = name.split("(")[0].strip(_AROUND).rsplit("/", 1)[-1].strip(_AROUND)
     key = _PREFIX.sub("", bare).strip()
     positive, minus, negative = (part.strip().lower() for part in key.partition("-"))
     if minus:

@@ -46,6 +46,10 @@ _LOOK = 2**14
 """Samples that are looked at at once for one that was recorded: mostly the first are."""
 _COMMENT_LETTERS = 100_000
 """What is searched for the person: whole diagnoses fit in."""
+# A folder right above the record may be a person's with fewer digits (`Person_01/rec_1`, `S1/rest`).
+_PERSON_FOLDER = re.compile(r"(?:person|participant|patient|subject|subj|sub|[ps])[-_]?\d+", re.IGNORECASE)
+# A value in other units than years, cm and kg: unknown, rather than six years for six months.
+_OTHER_UNIT = re.compile(r"month|week|days?\b|lb|pound|inch|feet|\bft\b", re.IGNORECASE)
 _SUBJECT_FOLDER = re.compile(r"(?:patient|subject|[ps])[-_]?\d{3,}", re.IGNORECASE)
 _ACTIVITY = re.compile(r"<activity>:[ \t]*(\w+)")
 # MIT-BIH writes age, sex and codes without names: `69 M 1085 1629 x1`.
@@ -385,21 +389,25 @@ def _person(path: Path, name: str, comments: str) -> str:
     """Name the person, so that two records of one person get one name.
 
     A `person:` comment or MIMIC-IV's `subject_id`; else the folder that names a subject (`p10014354`, `patient001`,
-    `s25047`), the deepest; else what the record name begins with, a folder's name (MIMIC-III) or what comes before the
-    activity (PTT-PPG); else the record name.
+    `s25047`), the deepest, or the one above the record (`S1`); else what the record name begins with, a folder's name
+    (MIMIC-III) or what comes before the activity (PTT-PPG); else the record name, with its folder where it is a word
+    that any folder may have (`rest`, `rec_1`). Only folders of the archive count, not where it lies.
     """
     if stated := _PERSON_ID.search(comments):
         return stated.group(1)
     if subject := _SUBJECT_ID.search(comments):
         return f"p{subject.group(1)}"
-    folders = [part for part in name.split("/")[:-1] if _SUBJECT_FOLDER.fullmatch(part)]
-    if folders:
-        return folders[-1]
-    if path.parent.name and path.stem.startswith(path.parent.name):
-        return path.parent.name
+    *folders, stem = name.split("/")
+    subjects = [part for part in folders if _SUBJECT_FOLDER.fullmatch(part)]
+    if subjects:
+        return subjects[-1]
+    above = folders[-1] if folders else ""
+    begins = re.fullmatch(re.escape(above) + r"(?:[-_].*)?", stem) and re.search(r"\d{3,}", above)
+    if above and (_PERSON_FOLDER.fullmatch(above) or stem == above or begins):
+        return above
     if activity := _ACTIVITY.search(comments):
-        return path.stem.removesuffix(f"_{activity.group(1)}")
-    return path.stem
+        return stem.removesuffix(f"_{activity.group(1)}")
+    return f"{above}/{stem}" if above and not stem.isdigit() and not re.search(r"\d{2,}", stem) else stem
 
 
 def _demographics(comments: str) -> Demographics:
@@ -408,6 +416,8 @@ def _demographics(comments: str) -> Demographics:
         values = {"age_years": parse_number(unnamed.group(1), "age_years"), "sex": parse_sex(unnamed.group(2))}
     for field, pattern in _PERSON_FIELDS.items():
         if found := pattern.search(comments):
+            if _OTHER_UNIT.search(comments[found.start() : found.end() + 8].split("\n")[0]):
+                continue
             values[field] = _sex(found.group(1)) if field == "sex" else parse_number(found.group(1), field)
     return Demographics(**values)
 
