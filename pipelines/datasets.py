@@ -18,7 +18,7 @@ from p2es_platform.verifying import problems
 
 @dataclass(frozen=True)
 class Answer:
-    """What to print, and whether all is well (else the command exits with 2)."""
+    """What to print, and whether all is well (else the command exits with 1)."""
 
     text: str
     ok: bool = True

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from p2es.errors import InputError
 from p2es.formats import Layout, PeopleLayout, ReadOptions, RecordRef, Survey, content_files, find_records
 from p2es.formats import survey as survey_local
 from p2es.formats.find import HEADER_BYTES, beside_names, named_by, survey_tree
 from p2es_platform import storage
+from p2es_platform.bucket import explained, filesystem
 
 # Heads fetched at a time: in parallel where the file system can, and 1 MB of memory.
 _BATCH = 256
@@ -34,7 +33,7 @@ class Bucket:
 
     def __init__(self, url: str, *, deep: bool = True) -> None:
         self._url = url.rstrip("/")
-        self._files, self._root = fsspec.core.url_to_fs(self._url)
+        self._files, self._root = filesystem(self._url)
         self._root = self._root.rstrip("/")
         found = self._files.find(self._root, maxdepth=None if deep else 1, detail=True)
         below = {path.removeprefix(self._root).lstrip("/"): int(info.get("size") or 0) for path, info in found.items()}
@@ -85,11 +84,16 @@ def survey(url: str, mappings: tuple[Layout, ...] = (), tables: Sequence[PeopleL
     """
     if storage.is_local(url):
         return survey_local(url, mappings, tables)
+    with explained(url.removeprefix("@")):
+        return _survey_bucket(url, mappings, tables)
+
+
+def _survey_bucket(url: str, mappings: tuple[Layout, ...], tables: Sequence[PeopleLayout]) -> Survey:
     address = url.removeprefix("@").rstrip("/")
-    files, root = fsspec.core.url_to_fs(address)
+    files, root = filesystem(address)
     if re.search(r"[*?[]", address):
         base = re.split(r"[*?[]", address)[0].rpartition("/")[0]
-        inner = fsspec.core.url_to_fs(base)[1].rstrip("/")
+        inner = filesystem(base)[1].rstrip("/")
         names = [path.removeprefix(inner).lstrip("/") for path in files.glob(root)]
         return _only(Bucket(base), names, url, mappings, tables)
     if files.isdir(root):
@@ -163,21 +167,21 @@ def nearby(record: RecordRef, mappings: tuple[Layout, ...] = ()) -> Iterator[Rec
         yield record
         return
     depth = record.name.count("/") + 1
-    *_, archive = record.path.split("/")[:-depth] or [""]
     with tempfile.TemporaryDirectory(prefix="p2es-") as folder:
-        # The archive's own name too: a reader may tell the person by it.
-        target = Path(folder) / "/".join([archive, *record.path.split("/")[-depth:]])
+        target = Path(folder) / "/".join(record.path.split("/")[-depth:])
         target.parent.mkdir(parents=True, exist_ok=True)
-        files, _ = fsspec.core.url_to_fs(record.path)
-        # Those that are missing are the reader's to tell.
-        for path in _files_of(files, record, mappings):
-            files.get_file(path, str(target.parent / path.rpartition("/")[2]))
+        # A store that fails is not the record's fault: the run stops, and the next one goes on from here.
+        with explained(record.path):
+            files, _ = filesystem(record.path)
+            # Those that are missing are the reader's to tell.
+            for path in _files_of(files, record, mappings):
+                files.get_file(path, str(target.parent / path.rpartition("/")[2]))
         yield replace(record, path=str(target))
 
 
 def _files_of(files: Any, record: RecordRef, mappings: tuple[Layout, ...]) -> Iterator[str]:
     """Give the files of a record in a bucket that are there: those that are named, its annotations, its second file."""
-    path = fsspec.core.url_to_fs(record.path)[1]
+    path = filesystem(record.path)[1]
     if record.format in {"missing", "link"} or not files.exists(path):
         return
     yield path
@@ -210,10 +214,11 @@ def stamp(record: RecordRef, options: ReadOptions | None = None) -> str:
             found = path.stat()
             digest.update(f"{path.name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
         return digest.hexdigest()
-    files, _ = fsspec.core.url_to_fs(record.path)
-    for name in _files_of(files, record, options.mappings):
-        info = files.info(name)
-        digest.update(f"{name.rpartition('/')[2]}\0{info.get('size')}\0{_changed(info)}\n".encode())
+    with explained(record.path):
+        files, _ = filesystem(record.path)
+        for name in _files_of(files, record, options.mappings):
+            info = files.info(name)
+            digest.update(f"{name.rpartition('/')[2]}\0{info.get('size')}\0{_changed(info)}\n".encode())
     return digest.hexdigest()
 
 

@@ -22,27 +22,27 @@ class Bucket:
     def write(self, url: str, data: bytes) -> None:
         """Put a file; what is larger than 100 MB goes in parts and appears when the last one is there."""
         with explained(url):
-            files, path = _open(url)
+            files, path = filesystem(url)
             _make_parents(files, path)
             files.pipe_file(path, data)
 
     def create(self, url: str, data: bytes) -> None:
         """Put a file that must not exist (`If-None-Match: *`); FileExistsError."""
         with explained(url):
-            files, path = _open(url)
+            files, path = filesystem(url)
             _make_parents(files, path)
             files.pipe_file(path, data, mode="create")
 
     def read(self, url: str) -> bytes:
         """Read a file; FileNotFoundError when there is none."""
         with explained(url):
-            files, path = _open(url)
+            files, path = filesystem(url)
             return bytes(files.cat_file(path))
 
     def info(self, url: str) -> FileInfo | None:
         """Describe a file; None when there is no such file."""
         with explained(url):
-            files, path = _open(url)
+            files, path = filesystem(url)
             try:
                 found = files.info(path)
             except FileNotFoundError:
@@ -52,13 +52,13 @@ class Bucket:
     def exists(self, url: str) -> bool:
         """Tell whether there is a file or folder."""
         with explained(url):
-            files, path = _open(url)
+            files, path = filesystem(url)
             return bool(files.exists(path))
 
     def listing(self, url: str) -> list[str]:
         """Give the names in a folder, sorted; none when there is no folder."""
         with explained(url):
-            files, path = _open(url)
+            files, path = filesystem(url)
             try:
                 found = files.ls(path, detail=False)
             except FileNotFoundError:
@@ -68,7 +68,7 @@ class Bucket:
     def find(self, url: str) -> dict[str, FileInfo]:
         """Give all files below a folder by their path from it."""
         with explained(url):
-            files, path = _open(url)
+            files, path = filesystem(url)
             found = files.find(path, detail=True)
             return {name.removeprefix(path).lstrip("/"): _file_info(info) for name, info in found.items()}
 
@@ -78,13 +78,20 @@ class Bucket:
         if not chosen:
             return
         with explained(chosen[0]):
-            files, _ = _open(chosen[0])
+            files, _ = filesystem(chosen[0])
             for path in (files._strip_protocol(url) for url in chosen):
                 with contextlib.suppress(FileNotFoundError):
                     files.rm_file(path)
 
 
-def _open(url: str) -> tuple[Any, str]:
+def filesystem(url: str) -> tuple[Any, str]:
+    """Give the file system of a URL and the path in it.
+
+    Raises
+    ------
+    ConfigError
+        When the package for this kind of URL is missing, or its settings cannot be.
+    """
     try:
         files, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
@@ -133,7 +140,7 @@ def explained(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if error_code(error) == "NoSuchBucket":
-            raise ConfigError(f"there is no bucket {bucket}: make it, or correct P2ES_STORAGE") from error
+            raise ConfigError(f"there is no bucket {bucket}: make it, or correct the address") from error
         raise
     except FileExistsError:
         raise
