@@ -1,126 +1,253 @@
 """People with a known truth: 12-lead ECG and PPG that are SYNTHETIC, from demographics to samples.
 
-Sinus rhythm in structurally normal hearts only: no arrhythmia and no disease. A model trained on these people
-has seen neither.
+`simulate` gives a recording and everything that is true of it; `simulate_person` the recording alone. The shapes are
+sums of Gaussians fitted for this project, the spreads those of published cohorts: good for exact truth and for a prior,
+no substitute for people.
 """
 
-import math
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from p2es.demographics import Demographics
 from p2es.errors import InputError
-from p2es.leads import LEADS, lift
+from p2es.leads import LEADS
 from p2es.recording import Recording, Signal, SignalKind
-from p2es.simulator.device import Device, draw_device, electrode_noise, sense_pulse
-from p2es.simulator.heart import draw_heart, heart_ecg
-from p2es.simulator.people import (
-    POPULATIONS,
-    Person,
-    draw_demographics,
-    draw_person,
-    population_named,
-    recorded_demographics,
-)
-from p2es.simulator.pulse import draw_pulse, pulse_times, pulse_wave, steepest_rises
-from p2es.simulator.rhythm import Rhythm, draw_rhythm
+from p2es.simulator import electrodes as electrode_settings
+from p2es.simulator import sensor as sensor_settings
+from p2es.simulator.catalogue import MORPHOLOGIES, RHYTHMS, check
+from p2es.simulator.ecg import heart_ecg
+from p2es.simulator.electrodes import ElectrodeConditions, Electrodes, draw_electrodes, electrode_noise, worn
+from p2es.simulator.heart import build_heart
+from p2es.simulator.people import draw_demographics, draw_person, on_a_day, recorded_demographics
+from p2es.simulator.population import POPULATIONS, Population, draw_condition, population_named
+from p2es.simulator.pulse import draw_pulse, draw_train, pulse_wave
+from p2es.simulator.rhythm import draw_rhythm
+from p2es.simulator.sensor import SENSORS, Sensed, Sensor, SensorConditions, draw_sensor, sample_times, sense
+from p2es.simulator.truth import Truth, truth_of
 
-__all__ = ["ECG_FS_HZ", "POPULATIONS", "PPG_FS_HZ", "VERSION", "simulate_person"]
+__all__ = [
+    "ECG_FS_HZ",
+    "MORPHOLOGIES",
+    "POPULATIONS",
+    "RHYTHMS",
+    "VERSION",
+    "Simulation",
+    "simulate",
+    "simulate_person",
+]
 
-VERSION = 2
+VERSION = 3
 """Goes up with every change of what is simulated, so that an older archive is not taken for a new one."""
 ECG_FS_HZ = 250.0
-PPG_FS_HZ = 250.0
+"""Rate of the ECG unless another is asked for."""
 
-_PARTS = ("demographics", "person", "rhythm", "heart", "pulse", "device", "ecg noise", "ppg noise", "record")
+# What a person keeps, and what each day draws anew. A longer recording leaves all but the noise alone.
+_PERSON_PARTS = ("demographics", "person", "condition", "heart", "pulse", "sensor kind", "record")
+_DAY_PARTS = ("day", "rhythm", "placement", "atria", "train", "sensor", "clock", "ppg noise", "electrodes", "ecg noise")
 _MIN_DURATION_S, _MAX_DURATION_S = 1.0, 86_400.0
 
 
-def _generators(seed: int, index: int, population: str) -> dict[str, np.random.Generator]:
-    """Give one generator a part, so that a longer recording leaves the rest of a person alone."""
-    root = np.random.SeedSequence([seed, list(POPULATIONS).index(population), index])
-    return {part: np.random.default_rng(s) for part, s in zip(_PARTS, root.spawn(len(_PARTS)), strict=True)}
+@dataclass(frozen=True)
+class Simulation:
+    """A recording, and what is true of it.
+
+    Attributes
+    ----------
+    recording : Recording
+    truth : Truth
+    clean_mv : array (8, time)
+        The independent leads before noise, swapped or loose electrodes; same rate as the recording's ECG.
+    """
+
+    recording: Recording
+    truth: Truth
+    clean_mv: NDArray[np.float64]
 
 
-def simulate_person(seed: int, index: int, duration_s: float, population: str = "healthy") -> Recording:
-    """Simulate one recording of one person.
+def _generators(seed: int, index: int, population: str, day: int) -> dict[str, np.random.Generator]:
+    """Give one generator a part, so that parts do not shift each other."""
+    key = [seed, zlib.crc32(population.encode()), index]
+    person = np.random.SeedSequence(key).spawn(len(_PERSON_PARTS))
+    today = np.random.SeedSequence([*key, day]).spawn(len(_DAY_PARTS))
+    seeds = zip((*_PERSON_PARTS, *_DAY_PARTS), (*person, *today), strict=True)
+    return {part: np.random.default_rng(one) for part, one in seeds}
+
+
+def simulate(
+    seed: int,
+    index: int,
+    duration_s: float,
+    population: str = "healthy",
+    *,
+    day: int = 0,
+    rhythm: str | None = None,
+    morphologies: Iterable[str] | None = None,
+    demographics: Mapping[str, Any] | None = None,
+    noise: bool = True,
+    ecg_fs_hz: float = ECG_FS_HZ,
+) -> Simulation:
+    """Simulate one recording of one person, with its truth.
 
     Parameters
     ----------
     seed, index : int
         Not negative. The same pair gives the same samples, in whatever order or process people are made.
     duration_s : float
-        1 s to a day.
+        1 s to a day. A day of 12 leads at 250 Hz takes 6 GB of memory.
     population : str
         A name in `POPULATIONS`; `other` has settings that are kept out of training.
-
-    Returns
-    -------
-    Recording
-        12 leads in mV at 250 Hz, one PPG ("Pleth") at the same rate, and the R peaks. `provenance` holds the
-        truth: `delay_s` (R peak to steepest rise, median over the beats), rate, intervals, axis and device.
+    day : int
+        Another day of the same person: heart rate, intervals, axis, electrodes and pulse differ as they do in life.
+    rhythm, morphologies : str, iterable of str, optional
+        Instead of what the population would draw: names in `RHYTHMS` and `MORPHOLOGIES`.
+    demographics : mapping, optional
+        Fields of `Demographics` to change, everything else kept: the person's counterfactual twin. Effects of sex are
+        those between people of equal height for their sex, so give the twin a height too.
+    noise : bool
+        False leaves out the noise of electrodes and the faults of sensors.
+    ecg_fs_hz : float
+        100 to 2000.
 
     Raises
     ------
     InputError
-        For a negative seed or index, an impossible duration, or an unknown population.
+        For a negative seed, index or day, an impossible duration or rate, an unknown name, or a combination that
+        physiology does not allow.
     """
-    if seed < 0 or index < 0:
-        raise InputError(f"seed {seed} and person {index} must not be negative: give 0 or more")
-    if not _MIN_DURATION_S <= duration_s <= _MAX_DURATION_S:
-        raise InputError(f"a duration of {duration_s:g} s cannot be simulated: give 1 s to 86400 s")
+    _check(seed, index, day, duration_s, ecg_fs_hz)
     settings = population_named(population)
-    rng = _generators(seed, index, population)
-    person = draw_person(rng["person"], settings, draw_demographics(rng["demographics"], settings))
-    rhythm = draw_rhythm(rng["rhythm"], person, duration_s)
-    device = draw_device(rng["device"], settings.devices, settings.motion_share)
+    rng = _generators(seed, index, population, day)
+    known = _changed(draw_demographics(rng["demographics"], settings), demographics or {})
+    drawn = draw_condition(rng["condition"], settings, known.age_years or 0.0)
+    rhythm = drawn[0] if rhythm is None else rhythm
+    shapes = check(drawn[1] if morphologies is None else morphologies, rhythm)
 
-    ecg = heart_ecg(draw_heart(rng["heart"], person, settings), rhythm, duration_s, ECG_FS_HZ)
-    ecg += lift(electrode_noise(rng["ecg noise"], rhythm, ecg.shape[1], ECG_FS_HZ))
+    person = on_a_day(rng["day"], draw_person(rng["person"], settings, known))
+    heart = build_heart(rng["heart"], rng["placement"], person, shapes, settings.t_width)
+    beats = draw_rhythm(rng["rhythm"], person, duration_s, rhythm)
+    clean_mv = heart_ecg(rng["atria"], heart, beats, duration_s, ecg_fs_hz)
+    electrodes = draw_electrodes(rng["electrodes"], _electrode_conditions(settings, noise), duration_s)
+    time_s = np.arange(clean_mv.shape[1]) / ecg_fs_hz
+    noisy = clean_mv + electrode_noise(rng["ecg noise"], electrodes, beats.breathing.at(time_s), ecg_fs_hz)
+    ecg = worn(noisy, electrodes, ecg_fs_hz)
 
-    pulse = draw_pulse(rng["pulse"], person, settings)
-    starts_s = pulse_times(rng["pulse"], person, pulse, rhythm) + device.delay_s
-    wave = pulse_wave(pulse, rhythm, starts_s, duration_s, PPG_FS_HZ)
-    ppg = sense_pulse(rng["ppg noise"], device, wave, rhythm, PPG_FS_HZ)
+    kind = settings.sensors[int(rng["sensor kind"].integers(len(settings.sensors)))]
+    sensor = draw_sensor(rng["sensor"], (kind,), _sensor_conditions(settings, noise))
+    # What is said of the pulse holds for a sensor that sits well; one that is loose presses less.
+    pressure = sensor.contact - 1
+    pulse = draw_pulse(rng["pulse"], person, settings).pressed(pressure)
+    train = draw_train(rng["train"], person, pulse, beats, pressure)
+    at_s = sample_times(rng["clock"], sensor, duration_s)
+    wave = pulse_wave(pulse, train, at_s, sensor.delay_s)
+    waves = np.broadcast_to(wave, (len(SENSORS[kind].wavelengths), wave.size))
+    sensed = sense(rng["ppg noise"], sensor, waves, beats.breathing.at(at_s))
 
-    delays_s = steepest_rises(pulse, starts_s, rhythm.rr_s) - rhythm.r_peaks_s
-    inside = (rhythm.r_peaks_s >= 0) & (rhythm.r_peaks_s < duration_s)
-    name = f"{index:06d}" if population == "healthy" else f"{population}-{index:06d}"
-    return Recording(
-        record=f"record-{name}",
+    truth = truth_of(
+        person,
+        heart,
+        beats,
+        train,
+        duration_s=duration_s,
+        delay_s=sensor.delay_s,
+        morphologies=shapes,
+        sensor=_told(sensor),
+        electrodes=_told(electrodes),
+        artefacts=_artefacts(sensed, electrodes),
+    )
+    recording = Recording(
         source="simulated",
-        person=f"person-{name}",
-        signals=_signals(ecg, ppg),
-        demographics=recorded_demographics(rng["record"], person.demographics),
-        r_peaks_s=rhythm.r_peaks_s[inside],
+        **_names(index, population, day),
+        signals=(*_leads(ecg, ecg_fs_hz), *_pulses(sensor, sensed)),
+        demographics=recorded_demographics(rng["record"], known),
+        r_peaks_s=truth.beats.r_s,
         simulated=True,
         provenance={
             "seed": seed,
             "population": population,
-            **_truth(person, rhythm, device, delays_s[inside]),
+            "day": day,
+            "device": kind,
+            "motion": str(any(one.kind == "motion" for one in sensed.artefacts)).lower(),
+            **{name: value for name, value in truth.scalars().items() if not isinstance(value, dict | list)},
         },
+    )
+    return Simulation(recording, truth, clean_mv)
+
+
+def simulate_person(seed: int, index: int, duration_s: float, population: str = "healthy", **options: Any) -> Recording:
+    """Simulate one recording of one person; parameters and errors as of `simulate`.
+
+    Returns
+    -------
+    Recording
+        12 leads in mV, the PPG of one sensor at the sensor's rate, and the R peaks. `provenance` holds the truth that
+        fits in a line: `delay_s` (R peak to steepest rise, median over the beats), rate, intervals, axis and device.
+    """
+    return simulate(seed, index, duration_s, population, **options).recording
+
+
+def _check(seed: int, index: int, day: int, duration_s: float, ecg_fs_hz: float) -> None:
+    if seed < 0 or index < 0 or day < 0:
+        raise InputError(f"seed {seed}, person {index} and day {day} must not be negative: give 0 or more")
+    if not _MIN_DURATION_S <= duration_s <= _MAX_DURATION_S:
+        raise InputError(f"a duration of {duration_s:g} s cannot be simulated: give 1 s to 86400 s")
+    if not 100 <= ecg_fs_hz <= 2000:
+        raise InputError(f"an ECG at {ecg_fs_hz:g} Hz cannot be simulated: give 100 to 2000 Hz")
+
+
+def _changed(demographics: Demographics, changes: Mapping[str, Any]) -> Demographics:
+    unknown = sorted(set(changes) - set(Demographics.__dataclass_fields__))
+    if unknown:
+        raise InputError(f"demographics have no field {unknown[0]!r}: they have age_years, sex, height_cm, weight_kg")
+    return replace(demographics, **changes)
+
+
+def _electrode_conditions(settings: Population, noise: bool) -> ElectrodeConditions:
+    return settings.electrode_conditions if noise else electrode_settings.NONE
+
+
+def _sensor_conditions(settings: Population, noise: bool) -> SensorConditions:
+    return settings.sensor_conditions if noise else sensor_settings.CLEAN
+
+
+def _names(index: int, population: str, day: int) -> dict[str, str]:
+    """Give the names of record and person; days after the first are records of the same person."""
+    name = f"{index:06d}" if population == "healthy" else f"{population}-{index:06d}"
+    return {"record": f"record-{name}" + (f"-{day}" if day else ""), "person": f"person-{name}"}
+
+
+def _leads(ecg_mv: NDArray[np.float64], fs_hz: float) -> tuple[Signal, ...]:
+    return tuple(
+        Signal(name, SignalKind.ECG, row, fs_hz, "mV", lead=name) for name, row in zip(LEADS, ecg_mv, strict=True)
     )
 
 
-def _signals(ecg_mv: NDArray[np.float64], ppg: NDArray[np.float64]) -> tuple[Signal, ...]:
-    leads = [
-        Signal(name, SignalKind.ECG, row, ECG_FS_HZ, "mV", lead=name) for name, row in zip(LEADS, ecg_mv, strict=True)
-    ]
-    return (*leads, Signal("Pleth", SignalKind.PPG, ppg, PPG_FS_HZ, "NU"))
+def _pulses(sensor: Sensor, sensed: Sensed) -> tuple[Signal, ...]:
+    lights = sensor.kind.wavelengths
+    names = ["Pleth"] if len(lights) == 1 else [f"PPG {light}" for light in lights]
+    return tuple(
+        Signal(name, SignalKind.PPG, row, sensor.kind.fs_hz, sensed.unit)
+        for name, row in zip(names, sensed.samples, strict=True)
+    )
 
 
-def _truth(person: Person, rhythm: Rhythm, device: Device, delays_s: NDArray[np.float64]) -> dict[str, float | str]:
-    rr_s = float(rhythm.rr_s.mean())
-    return {
-        "delay_s": float(np.median(delays_s)) if delays_s.size else math.nan,
-        "heart_rate_bpm": 60 / rr_s,
-        "pr_ms": person.pr_ms,
-        "qrs_ms": person.qrs_ms,
-        "qtcf_ms": person.qtcf_ms,
-        "qt_ms": person.qtcf_ms * rr_s ** (1 / 3),
-        "axis_deg": person.axis_deg,
-        "pulse_age_years": person.pulse_age_years,
-        "device": device.name,
-        "snr_db": device.snr_db,
-        "motion": str(device.motion).lower(),
-    }
+def _artefacts(sensed: Sensed, electrodes: Electrodes) -> tuple[tuple[str, str, float, float], ...]:
+    """Give (signal or electrode, what, start, stop) of all that spoiled signals for a while."""
+    return (
+        *(("PPG", one.kind, one.start_s, one.stop_s) for one in sensed.artefacts),
+        *((one.electrode, "muscle", one.start_s, one.stop_s) for one in electrodes.bursts),
+        *((one.electrode, "motion", one.start_s, one.start_s + one.lasts_s) for one in electrodes.motion),
+        *((one.electrode, "off", one.start_s, one.stop_s) for one in electrodes.off),
+    )
+
+
+def _told(device: Sensor | Electrodes) -> dict[str, Any]:
+    """Give what was drawn for a device, without what its make and the population fix."""
+    fixed = (
+        {"kind", "conditions", "bursts", "motion", "off"} if isinstance(device, Electrodes) else {"kind", "conditions"}
+    )
+    return {name: value for name, value in asdict(device).items() if name not in fixed}

@@ -1,204 +1,249 @@
-"""The heart's electric vector as a sum of Gaussians, projected to 12 leads.
+"""One person's heart: the waves of each kind of beat, and how breathing moves them."""
 
-Each wave k of a beat is a Gaussian in time with an amplitude along x (left), y (down) and z (back), in mV
-(three-dipole model: Sameni 2007, Clifford 2010; the parameters are our own). Dower's matrix projects the
-vector to the 8 independent leads and the lead laws lift those to 12, so the laws hold exactly. A body is not
-quite a dipole: the precordial leads get a person's own component of 2-4 % of their energy on top.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2es.leads import N_INDEPENDENT, lift
-from p2es.simulator.people import Person, Population
-from p2es.simulator.rhythm import Rhythm
+from p2es.leads import N_INDEPENDENT
+from p2es.simulator.morphology import altered
+from p2es.simulator.people import Person, Subtype
+from p2es.simulator.rhythm import BeatKind
+from p2es.simulator.vector import rotation, turned_to_axis
+from p2es.simulator.waves import NORMAL, Floats, Group, Span, Waves
 
-WAVES = ("P1", "P2", "q", "R", "R2", "s", "T1", "T2")
-_IS_P = np.array([True, True, False, False, False, False, False, False])
-_IS_T = np.array([False, False, False, False, False, False, True, True])
-_IS_QRS = ~(_IS_P | _IS_T)
-
-# Seconds from R, at RR 1 s.
-_CENTRE_S = np.array([-0.160, -0.128, -0.022, -0.002, 0.010, 0.030, 0.215, 0.262])
-_WIDTH_S = np.array([0.018, 0.018, 0.008, 0.0095, 0.011, 0.0105, 0.060, 0.032])
-_VECTOR_MV = np.array(
-    [
-        [0.066, -0.003, -0.090, 0.875, 0.579, -0.168, 0.298, 0.041],
-        [0.074, -0.001, 0.163, 0.392, 0.356, -0.063, 0.151, -0.039],
-        [0.022, -0.045, -0.283, -0.085, 0.525, 0.676, -0.153, -0.138],
-    ]
+# A ventricular beat: QRS 146 ms, T against it (clinical notes, 7.5).
+_VENTRICULAR = Waves.of(Group.QRS, (0.000, 0.018, 0.60, 1.00, 0.30), (0.038, 0.019, 0.65, 0.60, 1.05)) + Waves.of(
+    Group.T, (0.27, 0.055, -0.45, -0.45, -0.40)
 )
-# What these parameters measure: the person's targets are met by scaling from here.
-_QRS_MS, _PR_MS, _QT_MS = 88.0, 168.0, 396.0
-_QRS_ONSET_S = -0.045
-
-# Dower: rows I, II, V1..V6; columns x, y, z.
-DOWER = np.array(
-    [
-        [0.632, -0.235, 0.059],
-        [0.235, 1.066, -0.132],
-        [-0.515, 0.157, -0.917],
-        [0.044, 0.164, -1.387],
-        [0.882, 0.098, -1.277],
-        [1.213, 0.127, -0.601],
-        [1.125, 0.127, -0.086],
-        [0.831, 0.076, 0.230],
-    ]
-)
-# Rotation about z (degrees) that gives a frontal QRS axis (degrees), measured on this model.
-_AXIS_DEG = (-10.0, 11.0, 34.0, 53.0, 67.0, 77.0)
-_ROTATION_DEG = (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0)
-
-_BEFORE_S, _AFTER_S = 0.36, 0.62
-# PR and QT follow the interval: PR by this slope, QT by the cube root (Fridericia).
-_PR_SLOPE = 0.054
+_EARLY_REPOLARISATION = Waves.of(Group.T, (0.100, 0.035, 0.06, 0.03, -0.06))
+# Share of the energy of the precordial leads that no dipole explains.
+_RESIDUAL = (0.02, 0.04)
+# How alike neighbouring electrodes are, in electrodes.
+_ALIKE = 1.2
+_PLACEMENT = 0.12
+"""Spread of the logarithm of the precordial voltages by where the electrodes sit on a day."""
 
 
 @dataclass(frozen=True)
 class Heart:
-    """One person's beat at RR 1 s.
+    """One person's beats on one day, at RR 1 s.
 
     Attributes
     ----------
-    centre_s, width_s : array (8,)
-        The waves of `WAVES`.
-    vector_mv : array (3, 8)
-        Amplitudes along x, y, z.
-    residual_mv : array (8 leads, 8 waves)
-        What the dipole does not explain, zero in I and II.
-    sway_deg : tuple
+    normal : Waves
+        QRS and T of conducted and junctional beats.
+    ventricular, escape : Waves
+        QRS and T of premature and of escape beats.
+    p, p_premature : Waves
+        P wave from the sinus node and from elsewhere.
+    lead_gain : array (8,)
+        What the place of the electrodes does to each lead.
+    sway_deg : array (3,)
         How far breathing turns the heart about x, y and z.
     breath_gain : float
         How much breathing changes the voltage.
+    f_mv : array (3,)
+        Size of f waves along x, y and z, should the atria fibrillate.
+    f_hz : float
+        Their frequency.
+    onset_s : float
+        Start of the QRS of a healthy beat: what PR and QT are counted from.
+    qrs : dict
+        Span of the QRS of each kind of beat; `t`, `p_span` likewise.
     """
 
-    centre_s: NDArray[np.float64]
-    width_s: NDArray[np.float64]
-    vector_mv: NDArray[np.float64]
-    residual_mv: NDArray[np.float64]
-    sway_deg: NDArray[np.float64]
+    normal: Waves
+    ventricular: Waves
+    escape: Waves
+    p: Waves
+    p_premature: Waves
+    lead_gain: Floats
+    sway_deg: Floats
     breath_gain: float
+    f_mv: Floats
+    f_hz: float
+    onset_s: float
+    qrs: dict[BeatKind, Span]
+    t: dict[BeatKind, Span]
+    p_span: dict[bool, Span]
+
+    def of(self, kind: BeatKind) -> Waves:
+        """Give QRS and T of a kind of beat."""
+        return {BeatKind.VENTRICULAR: self.ventricular, BeatKind.ESCAPE: self.escape}.get(kind, self.normal)
 
 
-def _rotations(
-    x_deg: NDArray[np.float64], y_deg: NDArray[np.float64], z_deg: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Give (n, 3, 3) rotations about x, then y, then z."""
-    result = np.broadcast_to(np.eye(3), (len(x_deg), 3, 3))
-    for axis, degrees in enumerate((x_deg, y_deg, z_deg)):
-        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-        turn = np.zeros((len(degrees), 3, 3))
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        turn[:, axis, axis] = 1.0
-        turn[:, first, first] = turn[:, second, second] = cos
-        turn[:, first, second], turn[:, second, first] = -sin, sin
-        result = turn @ result
-    return result
+@dataclass(frozen=True)
+class _Own:
+    """What makes the reference beat a person's: turns, gains and stretches, found on the healthy beat."""
+
+    turn: dict[Group, NDArray[np.float64]]
+    gain: dict[Group, NDArray[np.float64]]
+    stretch: dict[Group, float]
+    p_shift_s: float
+    onset_s: float
+
+    def applied(self, waves: Waves) -> Waves:
+        for group in Group:
+            waves = waves.scaled(group, self.gain[group]).turned(group, self.turn[group])
+        # QRS stretches about R, T about the start of QRS, P about its own start.
+        before_s = NORMAL_SPANS[Group.QRS].onset_s
+        waves = waves.stretched(Group.QRS, self.stretch[Group.QRS])
+        waves = waves.shifted(Group.T, self.onset_s - before_s)
+        waves = waves.stretched(Group.T, self.stretch[Group.T], self.onset_s)
+        waves = waves.stretched(Group.P, self.stretch[Group.P], NORMAL_SPANS[Group.P].onset_s)
+        return waves.shifted(Group.P, self.p_shift_s)
 
 
-def _rotation(x_deg: float, y_deg: float, z_deg: float) -> NDArray[np.float64]:
-    return _rotations(np.array([x_deg]), np.array([y_deg]), np.array([z_deg]))[0]
+NORMAL_SPANS = {group: NORMAL.span(group) for group in Group}
+"""Of the reference beat."""
 
 
-def axis_rotation_deg(axis_deg: float) -> float:
-    """Give the rotation about z that turns the model's frontal QRS axis to `axis_deg`."""
-    if axis_deg < _AXIS_DEG[0]:
-        return max(_ROTATION_DEG[0] + (axis_deg - _AXIS_DEG[0]) / 2.1, -55.0)
-    if axis_deg > _AXIS_DEG[-1]:
-        return min(_ROTATION_DEG[-1] + (axis_deg - _AXIS_DEG[-1]) / 0.9, 45.0)
-    return float(np.interp(axis_deg, _AXIS_DEG, _ROTATION_DEG))
+def _own(person: Person, base: Waves) -> _Own:
+    """Find what gives a person's beat the axes, durations and intervals of `person`."""
+    gain = {
+        Group.P: np.full(3, person.gain * person.p_gain),
+        Group.QRS: person.gain * np.array(person.qrs_gain),
+        Group.T: np.full(3, person.gain * person.t_gain),
+    }
+    axes = {Group.P: person.p_axis_deg, Group.QRS: person.axis_deg, Group.T: person.t_axis_deg}
+    # The whole heart turns about the vertical, so P and T go some of the way of QRS.
+    about = {Group.P: 0.4, Group.QRS: 1.0, Group.T: 0.4}
+    turn = {}
+    for group in Group:
+        upright = rotation(y_deg=about[group] * person.transition_deg)
+        area = upright @ (gain[group] * base.area(group))
+        turn[group] = turned_to_axis(area, axes[group]) @ upright
+    scaled = base
+    for group in Group:
+        scaled = scaled.scaled(group, gain[group]).turned(group, turn[group])
+    span = {group: scaled.span(group) for group in Group}
+    qrs = person.qrs_ms / 1000 / (span[Group.QRS].offset_s - span[Group.QRS].onset_s)
+    onset_s = qrs * span[Group.QRS].onset_s
+    before_s = NORMAL_SPANS[Group.QRS].onset_s
+    t = person.qtcf_ms / 1000 / (span[Group.T].offset_s - before_s)
+    p = person.p_ms / 1000 / (span[Group.P].offset_s - span[Group.P].onset_s)
+    # P is stretched about the reference's onset; its own onset is then moved to PR before QRS.
+    anchor_s = NORMAL_SPANS[Group.P].onset_s
+    p_onset_s = anchor_s + (span[Group.P].onset_s - anchor_s) * p
+    stretch = {Group.P: p, Group.QRS: qrs, Group.T: t}
+    return _Own(turn, gain, stretch, onset_s - person.pr_ms / 1000 - p_onset_s, onset_s)
 
 
-def draw_heart(rng: np.random.Generator, person: Person, population: Population) -> Heart:
-    """Draw a person's beat: the traits of `person`, and a shape of its own that no demographics tell."""
-    normal = rng.standard_normal
-    stretch = person.qrs_ms / _QRS_MS
-    centre, width = _CENTRE_S.copy(), _WIDTH_S.copy()
-    centre[_IS_QRS] *= stretch
-    width[_IS_QRS] *= stretch
-    # QRS onset moves with its stretch: P and T keep PR and QT measured from there.
-    onset_s = _QRS_ONSET_S * stretch
-    centre[_IS_P] += onset_s - _QRS_ONSET_S - (person.pr_ms - _PR_MS) / 1000
-    longer = (person.qtcf_ms / 1000 + onset_s) / (_QT_MS / 1000 + _QRS_ONSET_S)
-    centre[_IS_T] *= longer
-    width[_IS_T] *= longer * population.t_width
-    vector = _VECTOR_MV * np.exp(0.12 * normal(_VECTOR_MV.shape))
-    vector[:, _IS_QRS] *= np.array(person.qrs_gain)[:, None]
-    vector[:, _IS_T] *= person.t_gain
-    vector[:, _IS_P] *= np.exp(0.2 * normal())
-    turn = axis_rotation_deg(person.axis_deg)
-    vector[:, _IS_QRS] = _rotation(0.0, person.transition_deg, turn) @ vector[:, _IS_QRS]
-    # P and T turn less than QRS: the spread of their axes is about half (ELSA-Brasil).
-    small = _rotation(0.0, 0.4 * person.transition_deg, 0.4 * turn + 6 * normal())
-    vector[:, ~_IS_QRS] = small @ vector[:, ~_IS_QRS]
-    vector *= person.gain
-    residual = _draw_residual(rng, DOWER @ vector, centre, width)
-    return Heart(centre, width, vector, residual, rng.uniform(1.0, 4.0, 3), float(rng.uniform(0.01, 0.03)))
+def _shaped(rng: np.random.Generator, waves: Waves, spread: float) -> Waves:
+    return replace(waves, vector_mv=waves.vector_mv * np.exp(spread * rng.standard_normal(waves.vector_mv.shape)))
 
 
-def _draw_residual(
-    rng: np.random.Generator,
-    dipole_mv: NDArray[np.float64],
-    centre_s: NDArray[np.float64],
-    width_s: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Draw (8, 8) amplitudes on V1..V6, alike in neighbouring leads, with 2-4 % of the precordial energy."""
+def build_heart(
+    own: np.random.Generator,
+    day: np.random.Generator,
+    person: Person,
+    morphologies: tuple[str, ...] = (),
+    t_width: float = 1.0,
+) -> Heart:
+    """Build a person's heart: the traits of `person`, a shape that no demographics tell, and its diseases.
+
+    Parameters
+    ----------
+    own, day : Generator
+        Of the person, and of the day: the place of the electrodes.
+    person : Person
+    morphologies : tuple of str
+        In `morphology.MORPHOLOGIES`, checked already.
+    t_width : float
+        Factor on the width of the T wave at an equal QT.
+    """
+    base = _shaped(own, NORMAL, 0.12)
+    base = replace(base, width_s=np.where(base.group == Group.T, t_width * base.width_s, base.width_s))
+    extra = _EARLY_REPOLARISATION if person.subtype is Subtype.EARLY_REPOLARISATION else Waves.of(Group.T)
+    makes = _own(person, base)
+    healthy = makes.applied(base)
+    # A beat has one size of residual; it is a share of the healthy beat's energy, whatever disease adds.
+    share = float(own.uniform(*_RESIDUAL))
+    spots = own.standard_normal((6, 16))
+    whole = _with_residual(makes.applied(altered(base, morphologies) + extra), healthy, share, spots)
+    ectopic = _ectopic(own, person, 0.9)
+    escape = _ectopic(own, person, 0.7)
+    premature_p = whole.part(Group.P).turned(Group.P, rotation(*own.uniform(-50, 50, 3)))
+    sway = own.uniform(1.0, 4.0, 3)
+    breath_gain = float(own.uniform(0.01, 0.03))
+    f_mv = np.array([own.uniform(0.015, 0.045), own.uniform(0.015, 0.040), own.uniform(0.025, 0.070)])
+    f_hz = float(own.uniform(4.5, 8.5))
+    return _measured(
+        Heart(
+            normal=whole.only(whole.group != Group.P),
+            ventricular=ectopic,
+            escape=escape,
+            p=whole.part(Group.P),
+            p_premature=premature_p,
+            lead_gain=_placement(day),
+            sway_deg=sway,
+            breath_gain=breath_gain,
+            f_mv=f_mv * person.gain,
+            f_hz=f_hz,
+            onset_s=makes.onset_s,
+            qrs={},
+            t={},
+            p_span={},
+        )
+    )
+
+
+def _measured(heart: Heart) -> Heart:
+    """Fill in where the waves of each kind of beat begin and end."""
+    kinds = (BeatKind.NORMAL, BeatKind.VENTRICULAR, BeatKind.ESCAPE)
+    qrs = {kind: heart.of(kind).span(Group.QRS, heart.lead_gain) for kind in kinds}
+    t = {kind: heart.of(kind).span(Group.T, heart.lead_gain) for kind in kinds}
+    for spans in (qrs, t):
+        spans[BeatKind.ATRIAL] = spans[BeatKind.JUNCTIONAL] = spans[BeatKind.NORMAL]
+    p = {early: waves.span(Group.P, heart.lead_gain) for early, waves in ((False, heart.p), (True, heart.p_premature))}
+    return replace(heart, qrs=qrs, t=t, p_span=p)
+
+
+def _ectopic(rng: np.random.Generator, person: Person, size: float) -> Waves:
+    """Give the beat of a focus of the person's own in a ventricle."""
+    turn = rotation(*rng.normal(0.0, 25.0, 3))
+    gain = size * person.gain * float(np.exp(0.1 * rng.standard_normal()))
+    waves = _VENTRICULAR
+    for group in (Group.QRS, Group.T):
+        waves = waves.scaled(group, gain).turned(group, turn)
+    longer = float(np.exp(0.06 * rng.standard_normal()))
+    onset_s = _VENTRICULAR.span(Group.QRS).onset_s
+    return waves.stretched(Group.QRS, longer).stretched(Group.T, person.qtcf_ms / 396, onset_s)
+
+
+def _smooth_over_electrodes(draws: Floats) -> Floats:
+    """Make draws (6, n) alike in neighbouring precordial electrodes, each of unit spread."""
     spots = np.arange(6)
-    alike = np.exp(-0.5 * ((spots[:, None] - spots) / 1.2) ** 2)
-    shape = np.zeros((N_INDEPENDENT, len(WAVES)))
-    shape[2:] = np.linalg.cholesky(alike + 1e-9 * np.eye(6)) @ rng.standard_normal((6, len(WAVES)))
-    shape[2:] *= np.abs(dipole_mv[2:]).mean(axis=0)
-    time_s = np.arange(-_BEFORE_S, _AFTER_S, 0.002)
-    waves = _waves(time_s[None], centre_s[None], width_s[None])[0]
-    energy, own = np.square(dipole_mv[2:] @ waves).sum(), np.square(shape[2:] @ waves).sum()
-    return shape * np.sqrt(rng.uniform(0.02, 0.04) * energy / own)
+    alike = np.exp(-0.5 * ((spots[:, None] - spots) / _ALIKE) ** 2)
+    return np.linalg.cholesky(alike + 1e-9 * np.eye(6)) @ draws
 
 
-def _waves(
-    time_s: NDArray[np.float64], centre_s: NDArray[np.float64], width_s: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Give (beat, wave, time) unit Gaussians at times (beat, time), with (beat, wave) centres and widths."""
-    z = (time_s[:, None, :] - centre_s[:, :, None]) / width_s[:, :, None]
-    return np.exp(-0.5 * z * z)
+def _placement(day: np.random.Generator) -> Floats:
+    gain = np.ones(N_INDEPENDENT)
+    gain[2:] = np.exp(_PLACEMENT * _smooth_over_electrodes(day.standard_normal((6, 1)))[:, 0])
+    return gain
 
 
-def heart_ecg(heart: Heart, rhythm: Rhythm, duration_s: float, fs_hz: float) -> NDArray[np.float64]:
-    """Give the noise-free 12-lead ECG, (12, time), in mV; the lead laws hold to rounding."""
-    r, rr = rhythm.r_peaks_s, rhythm.rr_s
-    n = round(duration_s * fs_hz)
-    offsets = np.arange(-round(_BEFORE_S * fs_hz), round(_AFTER_S * fs_hz))
-    first = np.round(r * fs_hz).astype(np.int64)
-    time_s = (first[:, None] + offsets) / fs_hz - r[:, None]
-    centre, width = _beat_waves(heart, rr)
-    amplitude = _beat_amplitudes(heart, rhythm)
-    beats = amplitude @ _waves(time_s, centre, width)
-    padding = offsets.size
-    leads = np.zeros((N_INDEPENDENT, n + 2 * padding))
-    for start, beat in zip(first + offsets[0] + padding, beats, strict=True):
-        if 0 <= start <= n + padding:
-            leads[:, start : start + padding] += beat
-    return lift(leads[:, padding : padding + n])
+def _with_residual(waves: Waves, healthy: Waves, share: float, draws: Floats) -> Waves:
+    """Add to V1..V6 a shape of the person's own, alike in neighbouring leads, with a share of their energy.
 
+    Parameters
+    ----------
+    waves, healthy : Waves
+        The beat that gets it, and the one whose energy counts.
+    draws : array (6, at least wave)
+        Standard normal.
+    """
+    time_s = np.arange(-0.36, 0.62, 0.004)
 
-def _beat_waves(heart: Heart, rr_s: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give centres and widths (beat, wave) at each beat's interval."""
-    # Repolarisation follows the rate over several beats, not one.
-    smooth = np.array(rr_s)
-    for k in range(1, smooth.size):
-        smooth[k] = 0.8 * smooth[k - 1] + 0.2 * rr_s[k]
-    centre = np.tile(heart.centre_s, (rr_s.size, 1))
-    width = np.tile(heart.width_s, (rr_s.size, 1))
-    centre[:, _IS_T] *= np.cbrt(smooth)[:, None]
-    width[:, _IS_T] *= np.cbrt(smooth)[:, None]
-    centre[:, _IS_P] -= _PR_SLOPE * (rr_s - rr_s.mean())[:, None]
-    return centre, width
+    def shape_of(beat: Waves) -> Floats:
+        shape = np.zeros((N_INDEPENDENT, beat.group.size))
+        columns = np.arange(beat.group.size) % draws.shape[1]
+        shape[2:] = _smooth_over_electrodes(draws[:, columns]) * np.abs(beat.leads_mv()[2:]).mean(axis=0)
+        return shape
 
-
-def _beat_amplitudes(heart: Heart, rhythm: Rhythm) -> NDArray[np.float64]:
-    """Give (beat, 8 leads, wave) amplitudes in mV, turned and scaled by breathing."""
-    breath = rhythm.breath(rhythm.r_peaks_s)
-    turns = _rotations(*(degrees * breath for degrees in heart.sway_deg))
-    dipole = DOWER @ turns @ heart.vector_mv
-    return (dipole + heart.residual_mv) * (1 + heart.breath_gain * breath)[:, None, None]
+    plain = replace(healthy, residual_mv=np.zeros((N_INDEPENDENT, healthy.group.size)))
+    alone = replace(plain, vector_mv=np.zeros_like(plain.vector_mv), residual_mv=shape_of(healthy))
+    energy, own = np.square(plain.signal(time_s)[2:]).sum(), np.square(alone.signal(time_s)[2:]).sum()
+    return replace(waves, residual_mv=shape_of(waves) * np.sqrt(share * energy / own))

@@ -1,67 +1,212 @@
-"""Sinus rhythm: beat times with respiratory and slow modulation. Other rhythms are not made yet."""
+"""When the heart beats: the sinus node, and what conduction and other pacemakers make of it.
 
+The sinus node is an integral pulse frequency modulator: its rate follows breathing (respiratory sinus arrhythmia, by
+age), a Mayer wave (a Gaussian line at 0.1 Hz) and a slow 1/f drift, and it fires each time its integral has gained
+one. Rhythms are built on its impulses; those that have other clocks are in `arrhythmia.py`.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2es.simulator.people import Person
+from p2es.errors import InputError
+from p2es.simulator.catalogue import RHYTHMS, SINUS_RHYTHMS
+from p2es.simulator.people import PR_SLOPE, Person
+
+Floats = NDArray[np.float64]
 
 # Beats are made this long before and after the recording: their waves reach into it.
-LEAD_IN_S = 3.0
-LEAD_OUT_S = 1.5
-_MAYER_HZ = 0.1
+LEAD_IN_S = 4.0
+LEAD_OUT_S = 2.5
+_GRID_HZ = 8.0
+_MAYER_HZ, _MAYER_WIDTH_HZ = 0.1, 0.015
+
+
+class BeatKind(IntEnum):
+    """Where a beat comes from."""
+
+    NORMAL = 0
+    ATRIAL = 1
+    """Premature, from the atria."""
+    VENTRICULAR = 2
+    """Premature, from a ventricle."""
+    JUNCTIONAL = 3
+    """Escape with a narrow QRS."""
+    ESCAPE = 4
+    """Escape from a ventricle, wide."""
+
+
+SYMBOLS = {
+    BeatKind.NORMAL: "N",
+    BeatKind.ATRIAL: "A",
+    BeatKind.VENTRICULAR: "V",
+    BeatKind.JUNCTIONAL: "j",
+    BeatKind.ESCAPE: "E",
+}
+"""WFDB's annotation symbols."""
+
+
+@dataclass(frozen=True)
+class Breathing:
+    """How a person breathes.
+
+    Attributes
+    ----------
+    rate_hz, phase : float
+        Rate, and phase at time 0 in radians.
+    """
+
+    rate_hz: float
+    phase: float
+
+    def at(self, time_s: Floats) -> Floats:
+        """Give the breathing at `time_s`: 1 at full inspiration, -1 at full expiration."""
+        # The slow change of rate keeps the line in the spectrum from being one single frequency.
+        phase = 2 * np.pi * self.rate_hz * time_s + self.phase
+        return np.sin(phase + 0.8 * np.sin(2 * np.pi * 0.021 * time_s + self.phase))
 
 
 @dataclass(frozen=True)
 class Rhythm:
-    """When the heart beats, and how the person breathes.
+    """Beats and P waves, in order; the first ones are before the recording and the last ones beyond its end.
 
     Attributes
     ----------
-    r_peaks_s : array (beat,)
-        Seconds from the start of the recording; the first ones are negative and the last ones beyond its end.
-    rr_s : array (beat,)
-        Interval that ends at each beat.
-    respiration_hz, respiration_phase : float
-        Rate and phase at time 0 (radians) of breathing.
+    name : str
+        In `catalogue.RHYTHMS`.
+    r_s : array (beat,)
+        R, seconds from the start of the recording: time 0 of the beat's waves.
+    kind : array (beat,)
+        `BeatKind`.
+    p_s : array (p,)
+        When the R of each P wave comes, or would come if it were conducted.
+    pr_s : array (p,)
+        PR interval of each.
+    p_beat : array (p,)
+        The beat it leads to; -1 for none (blocked, or dissociated).
+    p_premature : array (p,)
+        Whether it comes from elsewhere than the sinus node.
+    breathing : Breathing
+    fibrillates : bool
+        Whether the atria do: no P waves, f waves instead.
     """
 
-    r_peaks_s: NDArray[np.float64]
-    rr_s: NDArray[np.float64]
-    respiration_hz: float
-    respiration_phase: float
+    name: str
+    r_s: Floats
+    kind: NDArray[np.int64]
+    p_s: Floats
+    pr_s: Floats
+    p_beat: NDArray[np.int64]
+    p_premature: NDArray[np.bool_]
+    breathing: Breathing
+    fibrillates: bool = False
 
-    def breath(self, time_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the breathing at `time_s`: 1 at full inspiration, -1 at full expiration."""
-        # The slow change of rate keeps the line in the spectrum from being one single frequency.
-        phase = 2 * np.pi * self.respiration_hz * time_s + self.respiration_phase
-        return np.sin(phase + 0.8 * np.sin(2 * np.pi * 0.021 * time_s + self.respiration_phase))
+    @property
+    def rr_s(self) -> Floats:
+        """Interval (beat,) that ends at each beat; the first is taken as the second."""
+        if self.r_s.size < 2:
+            return np.ones(self.r_s.size)
+        return np.diff(self.r_s, prepend=2 * self.r_s[0] - self.r_s[1])
 
 
-def draw_rhythm(rng: np.random.Generator, person: Person, duration_s: float) -> Rhythm:
-    """Draw sinus rhythm for a recording of `duration_s`.
+@dataclass(frozen=True)
+class Sinus:
+    """The impulses of the sinus node as they reach the ventricles if nothing is in the way.
 
-    The interval is the mean, plus respiratory sinus arrhythmia, plus a Mayer wave at 0.1 Hz of the same
-    depth, plus slow drift and beat noise; all in proportion to the mean interval.
+    Attributes
+    ----------
+    time_s : array (impulse,)
+    mean_s : float
+        Mean interval.
+    pr_s : array (impulse,)
+        PR interval at its rate.
+    breathing : Breathing
     """
-    mean_rr_s = 60.0 / person.heart_rate_bpm
-    depth_s = 0.5 * person.rsa_s * mean_rr_s / 0.9
-    empty = np.empty(0)
-    air = Rhythm(empty, empty, float(rng.uniform(0.19, 0.31)), float(rng.uniform(0, 2 * np.pi)))
-    mayer_phase, drift_phase = rng.uniform(0, 2 * np.pi, 2)
-    count = int(1.8 * (duration_s + LEAD_IN_S + LEAD_OUT_S) / mean_rr_s) + 4
-    noise_s = 0.006 * mean_rr_s * rng.standard_normal(count)
-    times, intervals = [], []
+
+    time_s: Floats
+    mean_s: float
+    pr_s: Floats
+    breathing: Breathing
+
+
+def _line_noise(rng: np.random.Generator, n: int, shape: Callable[[Floats], Floats]) -> Floats:
+    """Draw noise (n,) on the grid, of unit power, with an amplitude spectrum."""
+    lines = np.fft.rfftfreq(n, 1 / _GRID_HZ)
+    noise = np.fft.irfft(shape(lines) * (rng.standard_normal((2, lines.size)).T @ np.array([1, 1j])), n)
+    return noise / max(float(noise.std()), 1e-12)
+
+
+def draw_sinus(rng: np.random.Generator, person: Person, duration_s: float, rate_bpm: float, depth: float) -> Sinus:
+    """Draw the sinus node's impulses.
+
+    Parameters
+    ----------
+    rate_bpm : float
+        Mean.
+    depth : float
+        Factor on the respiratory sinus arrhythmia of the person.
+    """
+    mean_s = 60.0 / rate_bpm
+    breathing = Breathing(float(rng.uniform(0.19, 0.31)), float(rng.uniform(0, 2 * np.pi)))
+    span_s = duration_s + LEAD_IN_S + LEAD_OUT_S + 2 * mean_s
+    # At least two minutes, so that 0.1 Hz has lines to be made of.
+    n = int(max(span_s, 120.0) * _GRID_HZ) + 2
+    grid_s = np.arange(n) / _GRID_HZ - LEAD_IN_S - mean_s
+    # Modulation is in proportion to the interval: a fast heart varies less.
+    half_s = 0.5 * depth * person.rsa_s * mean_s / 0.9
+    mayer = _line_noise(rng, n, lambda f: np.exp(-0.25 * ((f - _MAYER_HZ) / _MAYER_WIDTH_HZ) ** 2))
+    drift = _line_noise(rng, n, lambda f: np.where((f > 0.003) & (f < 0.04), 1 / np.maximum(f, 0.003) ** 0.5, 0.0))
+    interval_s: Floats = mean_s + half_s * (0.7 * mayer - breathing.at(grid_s)) + 0.012 * mean_s * drift
+    fired = np.cumsum(1.0 / np.clip(interval_s, 0.3, 3.0)) / _GRID_HZ
     # The start is anywhere in a beat, so that windows do not share a phase.
-    now = -LEAD_IN_S - float(rng.uniform(0, mean_rr_s))
-    for jitter_s in noise_s:
-        slow = np.sin(2 * np.pi * _MAYER_HZ * now + mayer_phase) + np.sin(2 * np.pi * 0.017 * now + drift_phase)
-        # Inspiration shortens the interval.
-        interval_s = mean_rr_s + depth_s * (slow - float(air.breath(np.array(now)))) + jitter_s
-        now += max(interval_s, 0.35)
-        if now > duration_s + LEAD_OUT_S:
-            break
-        times.append(now)
-        intervals.append(interval_s)
-    return Rhythm(np.array(times), np.array(intervals), air.respiration_hz, air.respiration_phase)
+    count: Floats = np.arange(np.ceil(fired[0]), np.floor(fired[-1]), dtype=np.float64) + float(rng.uniform(0, 1))
+    time_s = np.interp(count, fired, grid_s)
+    time_s = time_s[time_s < duration_s + LEAD_OUT_S + mean_s]
+    time_s = time_s + 0.003 * mean_s * rng.standard_normal(time_s.size)
+    rr_s = np.diff(time_s, prepend=time_s[0] - mean_s)
+    return Sinus(time_s, mean_s, person.pr_s(mean_s) + PR_SLOPE * (rr_s - mean_s), breathing)
+
+
+def conducted(name: str, sinus: Sinus, **changes: object) -> Rhythm:
+    """Give the rhythm in which each sinus impulse leads to a beat; `changes` replaces fields of `Rhythm`."""
+    n = sinus.time_s.size
+    fields: dict[str, object] = {
+        "r_s": sinus.time_s,
+        "kind": np.full(n, BeatKind.NORMAL, np.int64),
+        "p_s": sinus.time_s,
+        "pr_s": sinus.pr_s,
+        "p_beat": np.arange(n),
+        "p_premature": np.zeros(n, bool),
+    }
+    return Rhythm(name=name, breathing=sinus.breathing, **(fields | changes))  # type: ignore[arg-type]
+
+
+def draw_rhythm(rng: np.random.Generator, person: Person, duration_s: float, name: str = "sinus") -> Rhythm:
+    """Draw a rhythm for a recording of `duration_s`.
+
+    Raises
+    ------
+    InputError
+        For a name that is not in `catalogue.RHYTHMS`.
+    """
+    if name not in RHYTHMS:
+        raise InputError(f"there is no rhythm {name!r}: choose among {', '.join(RHYTHMS)}")
+    rate, depth = person.heart_rate_bpm, 1.0
+    if name == "sinus_tachycardia":
+        rate, depth = float(rng.uniform(101, 145)), 0.4
+    elif name == "sinus_bradycardia":
+        rate, depth = float(rng.uniform(40, 57)), 1.2
+    elif name == "sinus_arrhythmia":
+        rate, depth = min(rate, 85.0), max(3.0, 0.16 / person.rsa_s)
+    elif name == "av_block_3":
+        # The atria answer a slow ventricle with a faster rate.
+        rate = float(np.clip(1.2 * rate, 65, 105))
+    sinus = draw_sinus(rng, person, duration_s, rate, depth)
+    if name in SINUS_RHYTHMS:
+        return conducted(name, sinus)
+    from p2es.simulator import arrhythmia
+
+    return arrhythmia.draw(rng, person, sinus, name, duration_s)
