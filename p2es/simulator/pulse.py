@@ -1,14 +1,18 @@
-"""The pulse wave: three Gaussians a beat whose shape is the person's pulse age.
+"""The pulse wave, made as the double integral of its own acceleration.
 
-A systolic wave (fast rise, slower fall), a shoulder and a reflected wave that runs off slowly. The parameters at 25, 45 and 65 years were
-fitted so that the ageing index of the second derivative follows Takazawa's line (-0.73, -0.41, -0.09). Beyond these
-ages the shape is held; three in ten of those over 60 have lost most of the reflected wave.
+The second derivative of a PPG has five waves, a to e, whose sizes relative to a follow age (Takazawa's lines, in the
+docstring of `_RATIOS`). Each is a Gaussian here, and two more (f and g) bring the pulse back to rest; the pulse is what
+that sum integrates to twice. So the ageing of the pulse is built in, and crest time, notch and run-off come out of it.
+Widths and places were fitted at 25, 45 and 65 years; beyond 20 and 72 years the shape is held.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.special import ndtr
 
 from p2es.simulator.people import Person, Subtype
 from p2es.simulator.population import Population
@@ -17,69 +21,87 @@ from p2es.simulator.rhythm import BeatKind, Rhythm
 Floats = NDArray[np.float64]
 
 _AGES = (25.0, 45.0, 65.0)
-# Seconds at RR 0.857 s; columns as in `Pulse`.
-_SHAPES = np.array(
+_YOUNGEST, _OLDEST = 20.0, 72.0
+_RATIOS = np.array(
     [
-        [0.122, 0.055, 0.078, 0.225, 0.320, 0.044, 0.523, 0.394, 0.094],
-        [0.138, 0.057, 0.074, 0.130, 0.319, 0.036, 0.610, 0.387, 0.095],
-        [0.158, 0.060, 0.065, 0.091, 0.317, 0.035, 0.696, 0.377, 0.097],
+        [1.0, -0.6197, 0.1393, -0.1091, 0.1653],
+        [1.0, -0.5557, 0.0466, -0.2268, 0.1443],
+        [1.0, -0.4842, -0.0537, -0.3502, 0.1218],
     ]
 )
+"""Weights of a to e at `_AGES`. Where they overlap the extrema come to b/a = .0045 age - .803, c/a = -.0044 age +
+.1017, d/a = -.0062 age + .034 and e/a = -.001 age + .2002 (Takazawa 1998), within .01 from 20 to 72 years."""
+_PLACES_S = np.array(
+    [
+        [0.045, 0.103, 0.154, 0.205, 0.290, 0.400, 0.660],
+        [0.046, 0.107, 0.160, 0.213, 0.300, 0.405, 0.660],
+        [0.047, 0.111, 0.166, 0.221, 0.310, 0.410, 0.660],
+    ]
+)
+_WIDTHS_S = np.array(
+    [
+        [0.0158, 0.0311, 0.0160, 0.0260, 0.030, 0.060, 0.120],
+        [0.0166, 0.0310, 0.0160, 0.0260, 0.030, 0.060, 0.120],
+        [0.0178, 0.0308, 0.0160, 0.0259, 0.030, 0.060, 0.120],
+    ]
+)
+"""Of a to g, seconds from the pulse's start at RR 0.857 s."""
 _RR_S = 0.857
-_BEFORE_S, _AFTER_S = 0.35, 1.75
-# Pressure falls until the next beat: the reflected wave falls this many times as slowly as it rises. It leaves the
-# second derivative's waves a to e, which come before its top, alone.
-_RUN_OFF = 1.7
-# A pulse does not go on growing longer in a pause: what follows its diastole is run-off.
-_LONGEST_S = 1.15
-_NO_NOTCH_SHARE, _NO_NOTCH_YEARS, _NO_NOTCH = 0.3, 60.0, 0.15
+_BEFORE_S, _AFTER_S = 0.10, 1.40
+_GRID_S = 0.004
+# A pulse does not go on growing longer in a pause: what follows its diastole is rest.
+_LONGEST_S = 1.5
 # Filling: 0 at an interval of 0.25 s, nearly whole after 1 s.
 _FILLING_FROM_S, _FILLING_S = 0.25, 0.25
 MISSING = 0.12
 """A pulse smaller than this share of the usual one is not felt: the valve may not have opened at all."""
-# What full contact pressure adds to the foot and to the rise (22 ms at the foot, 40 at the peak).
-_PRESSED_FOOT_S, _PRESSED_RISE_S = 0.022, 0.009
+# What full contact pressure adds to the foot and to the time to the peak (22 ms at the foot, 40 at the peak).
+_PRESSED_FOOT_S, _PRESSED_PEAK_S = 0.022, 0.018
+_PEAK_S = 0.16
 
 
 @dataclass(frozen=True)
 class Pulse:
-    """One person's pulse at RR 0.857 s; times in seconds, the systolic amplitude is 1.
+    """One person's pulse at RR 0.857 s, from rest to rest, its largest value 1.
 
     Attributes
     ----------
-    peak_s, rise_s, fall_s : float
-        Centre and the two widths of the systolic wave.
-    shoulder, shoulder_s, shoulder_width_s : float
-    reflection, reflection_s, reflection_width_s : float
+    weight, place_s, width_s : array (7,)
+        The Gaussians of its acceleration.
     breath_gain : float
         How much breathing changes the amplitude.
     """
 
-    peak_s: float
-    rise_s: float
-    fall_s: float
-    shoulder: float
-    shoulder_s: float
-    shoulder_width_s: float
-    reflection: float
-    reflection_s: float
-    reflection_width_s: float
+    weight: Floats
+    place_s: Floats
+    width_s: Floats
     breath_gain: float
 
-    @property
-    def steepest_s(self) -> float:
-        """Time of the steepest rise: the inflection of the systolic Gaussian, which nothing else reaches."""
-        return self.peak_s - self.rise_s
+    @cached_property
+    def shape(self) -> CubicSpline:
+        """The pulse over time in seconds from its start."""
+        time_s = np.arange(-_BEFORE_S, _AFTER_S, _GRID_S)
+        z = (time_s[:, None] - self.place_s) / self.width_s
+        # A Gaussian's second integral is z Phi(z) + phi(z), in its width squared.
+        ramps = z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+        wave = ramps @ (self.weight * self.width_s**2)
+        return CubicSpline(time_s, wave / wave.max())
 
-    @property
+    @cached_property
+    def steepest_s(self) -> float:
+        """Time of the steepest rise: where the acceleration changes sign between a and b."""
+        time_s = np.arange(self.place_s[0], self.place_s[1], 0.0005)
+        return float(time_s[int(self.shape(time_s, 1).argmax())])
+
+    @cached_property
     def foot_s(self) -> float:
-        """Time where the tangent at the steepest rise meets zero: one more width earlier, for a Gaussian."""
-        return self.peak_s - 2 * self.rise_s
+        """Time where the tangent at the steepest rise meets zero."""
+        return self.steepest_s - float(self.shape(self.steepest_s)) / float(self.shape(self.steepest_s, 1))
 
     def pressed(self, pressure: float) -> "Pulse":
-        """Give the pulse under a sensor that presses, 0 to 1: a slower rise to a later peak."""
-        slower_s = _PRESSED_RISE_S * pressure
-        return replace(self, rise_s=self.rise_s + slower_s, peak_s=self.peak_s + 2 * slower_s)
+        """Give the pulse under a sensor that presses more (positive) or less: slower to its peak, or faster."""
+        slower = 1 + _PRESSED_PEAK_S / _PEAK_S * pressure
+        return Pulse(self.weight, self.place_s * slower, self.width_s * slower, self.breath_gain)
 
 
 @dataclass(frozen=True)
@@ -89,9 +111,9 @@ class PulseTrain:
     Attributes
     ----------
     start_s : array (beat,)
-        Time 0 of each pulse's waves, as they reach the skin.
+        Time 0 of each pulse, as it reaches the skin.
     scale : array (beat,)
-        The interval, bounded, that stretches its shape.
+        What stretches its shape.
     amplitude : array (beat,)
         1 is usual; below `MISSING` there is no pulse.
     foot_s, steepest_s : array (beat,)
@@ -105,25 +127,40 @@ class PulseTrain:
     steepest_s: Floats
 
 
+def closed(weight: Floats, place_s: Floats, width_s: Floats) -> Floats:
+    """Add to the weights (5,) of a to e those of f and g, (7,), with which the pulse ends at rest where it began."""
+    area, moment = width_s, width_s * place_s
+    open_ = np.array([weight @ area[:5], weight @ moment[:5]])
+    return np.concatenate([weight, np.linalg.solve(np.stack([area[5:], moment[5:]]), -open_)])
+
+
 def draw_pulse(rng: np.random.Generator, person: Person, population: Population) -> Pulse:
     """Draw a person's pulse: the shape of the pulse age, and a shape of its own."""
-    shape = np.array([np.interp(person.pulse_age_years, _AGES, column) for column in _SHAPES.T])
-    spread = np.array([0.02, 0.06, 0.06, 0.2, 0.02, 0.1, 0.1, 0.03, 0.08])
-    shape *= np.exp(spread * rng.standard_normal(shape.size))
-    shift = population.reflection_shift - (0.10 if person.subtype is Subtype.ROTATED else 0.0)
-    lost = rng.random() < _NO_NOTCH_SHARE and (person.demographics.age_years or 0.0) > _NO_NOTCH_YEARS
-    shape[6] = max(shape[6] + shift - _NO_NOTCH * lost, 0.1)
-    values = [*map(float, shape), float(rng.uniform(0.05, 0.10))]
-    return Pulse(**{field.name: value for field, value in zip(fields(Pulse), values, strict=True)})
+    age = float(np.clip(person.pulse_age_years, _YOUNGEST, _OLDEST))
+    ratios, places, widths = (_at_age(age, table) for table in (_RATIOS, _PLACES_S, _WIDTHS_S))
+    normal = rng.standard_normal
+    ratios[1:] += np.array([0.03, 0.04, 0.03, 0.02]) * normal(4)
+    # The reflected wave makes e: less of it, less of a notch.
+    ratios[4] += 0.5 * population.reflection_shift - (0.05 if person.subtype is Subtype.ROTATED else 0.0)
+    places *= np.exp(0.03 * normal())
+    widths[:5] *= np.exp(0.02 * normal(5))
+    return Pulse(closed(ratios, places, widths), places, widths, float(rng.uniform(0.05, 0.10)))
+
+
+def _at_age(age: float, table: Floats) -> Floats:
+    """Give the row of a table at an age, on the lines through its rows."""
+    low = 0 if age < _AGES[1] else 1
+    share = (age - _AGES[low]) / (_AGES[low + 1] - _AGES[low])
+    return table[low] + share * (table[low + 1] - table[low])
 
 
 def draw_train(
     rng: np.random.Generator, person: Person, pulse: Pulse, rhythm: Rhythm, pressure: float = 0.0
 ) -> PulseTrain:
-    """Draw when each beat's pulse reaches the finger, and how large it is.
+    """Draw when each beat's pulse reaches the skin, and how large it is.
 
     The foot comes after R by pre-ejection period (beat noise 4 ms) and transit time (2 %). A short interval before a
-    beat leaves the ventricle half full: `1 - exp(-(RR - 0.25) / 0.25)`, relative to the usual interval. A
+    beat leaves the ventricle half full: `1 - exp(-(RR - 0.25) / 0.25)`, relative to the usual interval. A premature
     ventricular beat gives half of that at most, 20 to 60 ms late.
 
     Parameters
@@ -131,38 +168,33 @@ def draw_train(
     pulse : Pulse
         As the sensor's pressure leaves it (`Pulse.pressed`).
     pressure : float
-        Of the sensor on the skin, 0 to 1; it delays the foot.
+        Of the sensor on the skin beyond the usual; it delays the foot.
     """
     rr_s = rhythm.rr_s
     usual_s = float(np.median(rr_s)) if rr_s.size else 1.0
-    scale = np.clip(rr_s, 0.6 * usual_s, min(1.25 * usual_s, _LONGEST_S))
+    # Ejection, and with it the pulse, lengthens with the root of the interval.
+    scale = np.sqrt(np.clip(rr_s, 0.6 * usual_s, min(1.25 * usual_s, _LONGEST_S)) / _RR_S)
     filling = _filling(rr_s) / _filling(np.array([usual_s]))
-    wide = np.isin(rhythm.kind, (BeatKind.VENTRICULAR,))
+    wide = rhythm.kind == BeatKind.VENTRICULAR
     amplitude = np.clip(filling, 0.0, 1.4) * np.where(wide, rng.uniform(0.0, 0.5, rr_s.size), 1.0)
     amplitude *= 1 + pulse.breath_gain * rhythm.breathing.at(rhythm.r_s)
     late_s = np.where(wide, rng.uniform(0.020, 0.060, rr_s.size), 0.0)
     pep_s = person.pep_s + 0.004 * rng.standard_normal(rr_s.size) + late_s
     ptt_s = person.ptt_s * (1 + 0.02 * rng.standard_normal(rr_s.size))
-    systole = _systolic_scale(scale)
     foot_s = rhythm.r_s + pep_s + ptt_s + _PRESSED_FOOT_S * pressure
-    start_s = foot_s - pulse.foot_s * systole
+    start_s = foot_s - pulse.foot_s * scale
     gone = amplitude < MISSING
     return PulseTrain(
         start_s,
         scale,
         amplitude,
         np.where(gone, np.nan, foot_s),
-        np.where(gone, np.nan, start_s + pulse.steepest_s * systole),
+        np.where(gone, np.nan, start_s + pulse.steepest_s * scale),
     )
 
 
 def _filling(rr_s: Floats) -> Floats:
     return 1 - np.exp(-np.maximum(rr_s - _FILLING_FROM_S, 0.0) / _FILLING_S)
-
-
-def _systolic_scale(rr_s: Floats) -> Floats:
-    # Systole shortens with the root of the interval, diastole in proportion.
-    return np.sqrt(rr_s / _RR_S)
 
 
 def pulse_wave(pulse: Pulse, train: PulseTrain, time_s: Floats, delay_s: float = 0.0) -> Floats:
@@ -180,32 +212,19 @@ def pulse_wave(pulse: Pulse, train: PulseTrain, time_s: Floats, delay_s: float =
     if time_s.size < 2:
         return wave
     fs_hz = (time_s.size - 1) / (time_s[-1] - time_s[0])
-    length = int((_BEFORE_S + _AFTER_S) * fs_hz) + 2
+    last_s = _AFTER_S - 2 * _GRID_S
     for chunk in range(0, train.start_s.size, 256):
         part = slice(chunk, chunk + 256)
-        start_s = train.start_s[part] + delay_s
-        first = np.searchsorted(time_s, start_s - _BEFORE_S)
-        last = np.searchsorted(time_s, start_s + _AFTER_S)
-        near = last > first
-        index = first[near, None] + np.arange(length)
-        from_start = time_s[np.minimum(index, time_s.size - 1)] - start_s[near, None]
-        beats = _beats(pulse, from_start, train.scale[part][near]) * train.amplitude[part][near, None]
-        for begin, end, beat in zip(first[near], last[near], beats, strict=True):
-            stop = min(end, begin + length)
-            wave[begin:stop] += beat[: stop - begin]
+        start_s, scale = train.start_s[part] + delay_s, train.scale[part]
+        first = np.searchsorted(time_s, start_s - _BEFORE_S * scale)
+        stop = np.searchsorted(time_s, start_s + last_s * scale)
+        near = stop > first
+        if not near.any():
+            continue
+        length = int((_BEFORE_S + last_s) * scale[near].max() * fs_hz) + 2
+        index = np.minimum(first[near, None] + np.arange(length), time_s.size - 1)
+        from_start = (time_s[index] - start_s[near, None]) / scale[near, None]
+        beats = pulse.shape(np.clip(from_start, -_BEFORE_S, last_s)) * train.amplitude[part][near, None]
+        for begin, end, beat in zip(first[near], stop[near], beats, strict=True):
+            wave[begin : min(end, begin + length)] += beat[: end - begin]
     return wave
-
-
-def _beats(pulse: Pulse, time_s: Floats, rr_s: Floats) -> Floats:
-    """Give (beat, time) pulses at times from their start."""
-    systole, diastole = _systolic_scale(rr_s)[:, None], (rr_s / _RR_S)[:, None]
-    from_peak = time_s - pulse.peak_s * systole
-    width = np.where(from_peak < 0, pulse.rise_s, pulse.fall_s) * systole
-    shoulder = (time_s - pulse.shoulder_s * diastole) / (pulse.shoulder_width_s * diastole)
-    from_top = time_s - pulse.reflection_s * diastole
-    reflection = from_top / (pulse.reflection_width_s * diastole * np.where(from_top < 0, 1.0, _RUN_OFF))
-    return (
-        np.exp(-0.5 * (from_peak / width) ** 2)
-        + pulse.shoulder * np.exp(-0.5 * shoulder**2)
-        + pulse.reflection * np.exp(-0.5 * reflection**2)
-    )

@@ -135,7 +135,9 @@ class Sinus:
 def _line_noise(rng: np.random.Generator, n: int, shape: Callable[[Floats], Floats]) -> Floats:
     """Draw noise (n,) on the grid, of unit power, with an amplitude spectrum."""
     lines = np.fft.rfftfreq(n, 1 / _GRID_HZ)
-    noise = np.fft.irfft(shape(lines) * (rng.standard_normal((2, lines.size)).T @ np.array([1, 1j])), n)
+    noise = np.fft.irfft(
+        shape(np.asarray(lines, np.float64)) * (rng.standard_normal((2, lines.size)).T @ np.array([1, 1j])), n
+    )
     return noise / max(float(noise.std()), 1e-12)
 
 

@@ -280,7 +280,7 @@ def sample_times(rng: np.random.Generator, sensor: Sensor, duration_s: float) ->
     """
     fs_hz, packet = sensor.kind.fs_hz, sensor.kind.packet
     n = round(duration_s * fs_hz)
-    times_s = np.arange(n) * ((1 + 1e-6 * sensor.clock_drift_ppm) / fs_hz)
+    times_s = np.arange(n, dtype=np.float64) * ((1 + 1e-6 * sensor.clock_drift_ppm) / fs_hz)
     if sensor.packet_jitter_s > 0:
         recovered_s = np.arange(-(-n // packet)) * (0.9 / fs_hz)
         shift_s = np.clip(rng.standard_normal(recovered_s.size), -3, 3) * sensor.packet_jitter_s
