@@ -35,6 +35,7 @@ __all__ = [
     "MORPHOLOGIES",
     "POPULATIONS",
     "RHYTHMS",
+    "SENSORS",
     "VERSION",
     "Simulation",
     "simulate",
@@ -88,6 +89,7 @@ def simulate(
     rhythm: str | None = None,
     morphologies: Iterable[str] | None = None,
     demographics: Mapping[str, Any] | None = None,
+    sensor: str | None = None,
     noise: bool = True,
     ecg_fs_hz: float = ECG_FS_HZ,
 ) -> Simulation:
@@ -108,6 +110,8 @@ def simulate(
     demographics : mapping, optional
         Fields of `Demographics` to change, everything else kept: the person's counterfactual twin. Effects of sex are
         those between people of equal height for their sex, so give the twin a height too.
+    sensor : str, optional
+        Its make, a name in `SENSORS`, instead of what the population would draw.
     noise : bool
         False leaves out the noise of electrodes and the faults of sensors.
     ecg_fs_hz : float
@@ -120,6 +124,8 @@ def simulate(
         physiology does not allow.
     """
     _check(seed, index, day, duration_s, ecg_fs_hz)
+    if sensor is not None and sensor not in SENSORS:
+        raise InputError(f"there is no sensor {sensor!r}: choose among {', '.join(SENSORS)}")
     settings = population_named(population)
     rng = _generators(seed, index, population, day)
     known = _changed(draw_demographics(rng["demographics"], settings), demographics or {})
@@ -136,16 +142,16 @@ def simulate(
     noisy = clean_mv + electrode_noise(rng["ecg noise"], electrodes, beats.breathing.at(time_s), ecg_fs_hz)
     ecg = worn(noisy, electrodes, ecg_fs_hz)
 
-    kind = settings.sensors[int(rng["sensor kind"].integers(len(settings.sensors)))]
-    sensor = draw_sensor(rng["sensor"], (kind,), _sensor_conditions(settings, noise))
+    kind = sensor or settings.sensors[int(rng["sensor kind"].integers(len(settings.sensors)))]
+    worn_sensor = draw_sensor(rng["sensor"], (kind,), _sensor_conditions(settings, noise))
     # What is said of the pulse holds for a sensor that sits well; one that is loose presses less.
-    pressure = sensor.contact - 1
+    pressure = worn_sensor.contact - 1
     pulse = draw_pulse(rng["pulse"], person, settings).pressed(pressure)
     train = draw_train(rng["train"], person, pulse, beats, pressure)
-    at_s = sample_times(rng["clock"], sensor, duration_s)
-    wave = pulse_wave(pulse, train, at_s, sensor.delay_s)
+    at_s = sample_times(rng["clock"], worn_sensor, duration_s)
+    wave = pulse_wave(pulse, train, at_s, worn_sensor.delay_s)
     waves = np.broadcast_to(wave, (len(SENSORS[kind].wavelengths), wave.size))
-    sensed = sense(rng["ppg noise"], sensor, waves, beats.breathing.at(at_s))
+    sensed = sense(rng["ppg noise"], worn_sensor, waves, beats.breathing.at(at_s))
 
     truth = truth_of(
         person,
@@ -153,16 +159,16 @@ def simulate(
         beats,
         train,
         duration_s=duration_s,
-        delay_s=sensor.delay_s,
+        delay_s=worn_sensor.delay_s,
         morphologies=shapes,
-        sensor=_told(sensor),
+        sensor=_told(worn_sensor),
         electrodes=_told(electrodes),
         artefacts=_artefacts(sensed, electrodes),
     )
     recording = Recording(
         source="simulated",
         **_names(index, population, day),
-        signals=(*_leads(ecg, ecg_fs_hz), *_pulses(sensor, sensed)),
+        signals=(*_leads(ecg, ecg_fs_hz), *_pulses(worn_sensor, sensed)),
         demographics=recorded_demographics(rng["record"], known),
         r_peaks_s=truth.beats.r_s,
         simulated=True,
