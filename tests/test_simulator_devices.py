@@ -193,6 +193,8 @@ def test_the_samples_of_a_packet_share_their_jitter_and_time_goes_on(name):
     if kind.fs_hz <= 100:
         assert packets[:, 0].std() == pytest.approx(0.004, rel=0.15)
     assert np.abs(packets).max() < 0.0121
+    shorter_s = se.sample_times(np.random.default_rng(1), sensor, 60.0)
+    np.testing.assert_allclose(shorter_s, time_s[: shorter_s.size], atol=1e-12)
 
 
 # Sensors: what they record.
