@@ -28,9 +28,13 @@ def cut(recording, step_s=10.0, **options):
     return segment(recording, step_s=step_s, ids=ids, **options)
 
 
+SENSOR = "lab-clip"
+PPG_FS_HZ = SENSORS[SENSOR].fs_hz
+
+
 @pytest.fixture(scope="module")
 def person():
-    return simulate_person(1, 4, 62.0)
+    return simulate_person(1, 4, 62.0, sensor=SENSOR)
 
 
 def only(recording, *names, ppg=True):

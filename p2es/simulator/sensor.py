@@ -8,8 +8,8 @@ import numpy as np
 
 from p2es.simulator.noise import Floats, happenings, ramps, samples_between, slow_noise
 
-PULSE_RMS, _PULSE_MEAN = 0.34, 0.37
-"""Of a wave whose systolic amplitude is 1, at rest (measured on 60 people: 0.30-0.39). Noise is in proportion to
+PULSE_RMS, _PULSE_MEAN = 0.33, 0.35
+"""Of a wave whose systolic amplitude is 1, at rest (measured on 60 people: 0.30-0.34). Noise is in proportion to
 this, not to what the wave at hand has: a sensor does not fall silent because the heart pauses."""
 
 
