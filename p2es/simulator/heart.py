@@ -13,8 +13,8 @@ from p2es.simulator.vector import DOWER, rotation, turned_to_axis
 from p2es.simulator.waves import NORMAL, Floats, Group, Span, Waves
 
 # A ventricular beat: QRS 146 ms, T against it (clinical notes, 7.5).
-_VENTRICULAR = Waves.of(Group.QRS, (0.000, 0.018, 0.60, 1.00, 0.30), (0.038, 0.019, 0.65, 0.60, 1.05)) + Waves.of(
-    Group.T, (0.27, 0.055, -0.45, -0.45, -0.40)
+_VENTRICULAR = Waves.of(Group.QRS, (0.000, 0.021, 0.60, 1.00, 0.30), (0.044, 0.022, 0.65, 0.60, 1.05)) + Waves.of(
+    Group.T, (0.29, 0.055, -0.45, -0.45, -0.40)
 )
 _EARLY_REPOLARISATION = Waves.of(Group.T, (0.100, 0.035, 0.06, 0.03, -0.06))
 # Share of the energy of the precordial leads that no dipole explains. It lies in small waves of its own: in the large
@@ -188,6 +188,31 @@ def build_heart(
             f_mv=f_mv * person.gain,
             f_hz=f_hz,
             onset_s=makes.onset_s,
+            qrs={},
+            t={},
+            p_span={},
+        )
+    )
+
+
+def reference_heart(morphologies: tuple[str, ...] = ()) -> Heart:
+    """Give the reference beat as a heart, with morphologies: of no person, and it does not breathe."""
+    waves = altered(NORMAL, morphologies)
+    rest = waves.only(waves.group != Group.P)
+    p = waves.part(Group.P)
+    return _measured(
+        Heart(
+            normal=rest,
+            ventricular=_VENTRICULAR,
+            escape=_VENTRICULAR,
+            p=p,
+            p_premature=p,
+            lead_gain=np.ones(N_INDEPENDENT),
+            sway_deg=np.zeros(3),
+            breath_gain=0.0,
+            f_mv=np.array([0.030, 0.028, 0.048]),
+            f_hz=6.0,
+            onset_s=NORMAL_SPANS[Group.QRS].onset_s,
             qrs={},
             t={},
             p_span={},
