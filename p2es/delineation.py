@@ -12,7 +12,7 @@ quietest moment of each beat, and levels count from the isoelectric line before 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from math import atan2, degrees, hypot, inf, isfinite, nan, sqrt
+from math import atan2, degrees, hypot, inf, isfinite, log, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,30 +34,20 @@ _BEFORE_SHARE, _AFTER_SHARE = 0.62, 0.74
 _MAX_MISSING = 0.2
 
 _EDGE = 0.05
-_DELTA = 0.08
-_P_NOISE = 3.5
+_DELTA = 0.06
+_DISAGREE = 12.0
+_MIN_STEADINESS = 10.5
 _MIN_QRS_MV, _MIN_T_MV, _MIN_P_MV = 0.1, 0.05, 0.02
 _MIN_R_MV, _FLAT_T_MV = 0.02, 0.05
 # Below these net areas an axis is left out (clinical.md 3.3: 10 uV s); of P the usual area is 8 uV s itself.
 _MIN_AREA_MV_S = {"QRS": 0.010, "T": 0.010, "P": 0.002}
 _T_FROM_J_S = 0.04
 _T_PEAK_SHARE = 0.65
-_T_LEVELS = ((0.3, 0.1), (0.4, 0.15), (0.6, 0.2))
+_T_LEVELS = ((0.3, 0.1), (0.4, 0.15), (0.6, 0.2), (0.7, 0.35), (0.8, 0.5))
 _T_TRUST, _T_SHIFT = 6.0, 1.0
-_P_ON_LEVELS = ((0.6, 0.2), (0.8, 0.5))
-_P_OFF_LEVELS = ((0.3, 0.1), (0.6, 0.2), (0.8, 0.5))
-# Where a Gaussian has fallen to these shares, in standard deviations.
-_SIGMAS = {
-    0.8: 0.668,
-    0.5: 1.177,
-    0.6: 1.011,
-    0.4: 1.354,
-    0.3: 1.552,
-    0.2: 1.794,
-    0.15: 1.948,
-    0.1: 2.146,
-    _EDGE: 2.448,
-}
+_P_ON_LEVELS = ((0.6, 0.2), (0.7, 0.35), (0.8, 0.5))
+_P_OFF_LEVELS = ((0.3, 0.1), (0.6, 0.2), (0.7, 0.35), (0.8, 0.5))
+
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -73,6 +63,8 @@ class MedianBeat:
         The independent leads, against a baseline through the beats' quietest moments; 0 in a lead that is missing.
     error_mv : array (8, time)
         Standard error of the median, from the spread of the beats.
+    beats_mv : array (beat, 8, time)
+        The beats it is the median of.
     present : array (8,)
         True for the leads that were recorded.
     r_sample : int
@@ -80,13 +72,15 @@ class MedianBeat:
     rr_s : float
         Usual (median) interval; NaN with fewer than two beats.
     kept, left_out : int
-        Beats of the dominant shape, and others (premature, wide, disturbed).
+        Beats in the median, and beats of another shape (premature, wide, disturbed). The neighbours of those, and beats
+        that the ends of the recording cut, are in neither where enough others are left.
     reason : str
         Why there is no beat; empty when there is one.
     """
 
     ecg_mv: Array
     error_mv: Array
+    beats_mv: Array
     present: Mask
     r_sample: int
     rr_s: float
@@ -118,7 +112,7 @@ class Delineation:
     transition_lead : str or None
         The first lead with R/S >= 1.
     kept, left_out : int
-        Beats of the dominant shape, and others.
+        As in `MedianBeat`.
     missing : mapping
         Of what was not found ("QRS", "P", "T", "RR", "QRS axis", ...): the reason.
     """
@@ -219,12 +213,12 @@ def median_beat(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: Array | N
     left_out = int(np.count_nonzero(~alike))
     if np.count_nonzero(alike) < max(at.size / 3, 2 if left_out else 1):
         return _no_beat(present, left_out, "no three of ten beats are alike")
-    at = at[alike]
+    at = at[_undisturbed(alike)]
     before, after = _reach(rr_s)
     pieces, r_sample = _aligned(leads, at, np.arange(-before, after))
-    middle = np.median(pieces, axis=0)
+    middle = _median(pieces)
     error = _error(pieces, middle)
-    return MedianBeat(middle, error, present, r_sample, rr_s, at.size, left_out)
+    return MedianBeat(middle, error, pieces, present, r_sample, rr_s, len(pieces), left_out)
 
 
 def _independent(ecg_mv: NDArray[np.floating], fs_hz: float) -> tuple[Array, Mask]:
@@ -246,7 +240,7 @@ def _independent(ecg_mv: NDArray[np.floating], fs_hz: float) -> tuple[Array, Mas
 
 def _no_beat(present: Mask, left_out: int, reason: str) -> MedianBeat:
     empty = np.zeros((N_INDEPENDENT, 0))
-    return MedianBeat(empty, empty, present, 0, nan, 0, left_out, reason)
+    return MedianBeat(empty, empty, empty[None, :0], present, 0, nan, 0, left_out, reason)
 
 
 def _reach(rr_s: float) -> tuple[int, int]:
@@ -269,6 +263,13 @@ def _cut(leads: Array, at: Array, offsets: NDArray[np.intp]) -> Array:
     return result
 
 
+def _median(beats: Array) -> Array:
+    """Give the median along the first axis: sorted whole, which takes a third of the time of `numpy.median`."""
+    ordered = np.sort(beats, axis=0)
+    middle = len(ordered) // 2
+    return np.asarray(0.5 * (ordered[middle] + ordered[-middle - 1]))
+
+
 def _alike(leads: Array, at: Array) -> Mask:
     """Tell which beats (beat,) have the dominant shape, from 120 ms before to 160 ms after R."""
     near = _cut(leads, np.round(at), np.arange(-60, 80))
@@ -278,7 +279,7 @@ def _alike(leads: Array, at: Array) -> Mask:
     same = near @ near.T > 0.8 * np.maximum(np.outer(size, size), 1e-12)
     kept = same[np.argmax(same.sum(axis=1))]
     for _ in range(2):
-        template = np.median(near[kept], axis=0)
+        template = _median(near[kept])
         misfit = np.square(near - template).sum(axis=1)
         # The second term lets noise pass that all beats have.
         limit = 0.15 * template @ template + 3.0 * np.quantile(misfit, 0.25)
@@ -288,12 +289,20 @@ def _alike(leads: Array, at: Array) -> Mask:
     return kept
 
 
+def _undisturbed(alike: Mask) -> Mask:
+    """Leave out also the neighbours of beats of other shape, for those lie on their T and P, where half stay."""
+    odd = ~alike
+    near = odd.copy()
+    near[1:] |= odd[:-1]
+    near[:-1] |= odd[1:]
+    alone = np.count_nonzero(~near)
+    return ~near if alone >= max(5, 0.5 * np.count_nonzero(alike)) else alike
+
+
 def _aligned(leads: Array, at: Array, offsets: NDArray[np.intp]) -> tuple[Array, int]:
     """Give beats (beat, 8, time) over each other, off their baseline; and the sample of R."""
     r = -int(offsets[0])
-    rough = _cut(leads, at, offsets)
-    rough -= rough.mean(axis=2, keepdims=True)
-    knots = at + _quiet_phase(np.median(rough, axis=0), r)
+    knots = at + _quiet_phase(leads, at, r)
     inside = (at + offsets[0] >= 0) & (at + offsets[-1] < leads.shape[1])
     if np.count_nonzero(inside) >= 3:
         at = at[inside]
@@ -301,18 +310,20 @@ def _aligned(leads: Array, at: Array, offsets: NDArray[np.intp]) -> tuple[Array,
     near = slice(max(r - 50, 0), r + 60)
     for _ in range(2):
         pieces = _cut(leads, at, offsets[near]) - baseline[..., near]
-        middle = np.median(pieces, axis=0)
+        middle = _median(pieces)
         slope = np.gradient(middle, axis=1)
         shift = ((pieces - middle) * slope).sum(axis=(1, 2)) / max(float(np.square(slope).sum()), 1e-12)
         at = at - np.clip(shift, -3.0, 3.0)
     return _cut(leads, at, offsets) - baseline, r
 
 
-def _quiet_phase(beat: Array, r: int) -> int:
-    """Give the quietest moment between 300 and 30 ms before R, in samples from R."""
-    speed = _speed(beat)
-    first = max(r - 150, 6)
-    return first + int(np.argmin(ndimage.uniform_filter1d(speed, 13)[first : r - 15])) - r
+def _quiet_phase(leads: Array, at: Array, r: int) -> int:
+    """Give the quietest moment between 300 and 30 ms before R, in samples from R, of beats cut from r before."""
+    first = max(-150, 6 - r)
+    rough = _cut(leads, at, np.arange(first - 6, -9))
+    rough -= rough.mean(axis=2, keepdims=True)
+    speed = ndimage.uniform_filter1d(_speed(_median(rough)), 13)
+    return first + int(np.argmin(speed[6:-6]))
 
 
 @lru_cache(maxsize=8)
@@ -389,15 +400,18 @@ def _departure(beat: Array, near: int, far: int, line: bool) -> Array:
 def _falls(x: Array, start: int, step: int, level: float, hold: int = 1) -> float:
     """Give where x, from `start` on in steps of 1 or -1, falls below `level` for `hold` samples; NaN if nowhere."""
     along = x[start::step]
-    above = np.concatenate([[0], np.cumsum(along >= level)])
-    if above.size <= hold:
+    quiet = along < level
+    if hold > 1:
+        # Of the last `hold` samples none is loud: moved back to the first of them.
+        run = np.cumsum(quiet)
+        quiet = np.concatenate([run[hold - 1 : hold], run[hold:] - run[:-hold]]) == hold
+    if not quiet.any():
         return nan
-    quiet = np.flatnonzero(above[hold:] == above[:-hold])
-    if not quiet.size:
-        return nan
-    k = int(quiet[0])
-    part = (along[k - 1] - level) / (along[k - 1] - along[k]) if k else 0.0
-    return start + step * (k - 1 + float(part) if k else 0.0)
+    k = int(np.argmax(quiet))
+    if k == 0:
+        return float(start)
+    part = (along[k - 1] - level) / (along[k - 1] - along[k])
+    return start + step * (k - 1 + float(part))
 
 
 @dataclass(frozen=True)
@@ -430,7 +444,7 @@ def delineate(beat: MedianBeat) -> Delineation:
     tail = np.zeros_like(smooth)
     # Where T runs into the next P no isoelectric line is to be seen; what T's tail, once known, leaves is one.
     for _ in range(2):
-        level = _isoelectric(smooth - tail, found.on)
+        level = _isoelectric(smooth - tail, found.on, beat.rr_s)
         t = _t_wave(smooth - level, beat, found)
         tail = _tail(smooth - level, beat, t)
     p = _p_wave(smooth - level - tail, beat, found, t)
@@ -452,34 +466,40 @@ def _qrs(smooth: Array, beat: MedianBeat) -> _Wave | str:
     noise = float(np.linalg.norm(beat.error_mv[:, peak]))
     if top < max(_MIN_QRS_MV, 8.0 * noise):
         return f"the largest magnitude of {top:.2f} mV does not stand out of the noise"
-    on = _falls(_departure(smooth, 4, 10, line=False), peak, -1, _EDGE * top, hold=6)
+    level = max(_EDGE * top, 2.0 * noise)
+    on = _falls(_departure(smooth, 4, 10, line=False), peak, -1, level, hold=6)
     if isfinite(on):
-        on = _delta_onset(smooth, on, top)
+        on = _delta_onset(smooth, on, top, beat.rr_s)
     end = smooth.shape[1] - 1
-    off = end - _falls(_departure(smooth[:, ::-1], 5, 16, line=True), end - peak, -1, _EDGE * top, hold=15)
+    off = end - _falls(_departure(smooth[:, ::-1], 5, 16, line=True), end - peak, -1, level, hold=15)
     if not (isfinite(on) and isfinite(off)):
         return "QRS has no end within the beat"
     return _Wave(on, float(peak), off)
 
 
-def _delta_onset(smooth: Array, on: float, top: float) -> float:
+def _delta_onset(smooth: Array, on: float, top: float, rr_s: float) -> float:
     """Give the onset of a delta wave whose top `on` turns out to be, else `on`."""
-    magnitude = np.linalg.norm(smooth - _isoelectric(smooth, on), axis=0)
+    magnitude = np.linalg.norm(smooth - _isoelectric(smooth, on, rr_s), axis=0)
     k = int(on)
     back = magnitude[max(k - 40, 0) : k + 1][::-1]
     summit = int(np.argmax(back[:13]))
-    if back[summit] < _DELTA * top or summit in (12, back.size - 1):
+    if back[summit] < _DELTA * top or summit < 2 or summit in (12, back.size - 1):
         return on
     foot = k - summit - int(np.argmin(back[summit:]))
     earlier = _falls(np.linalg.norm(smooth - smooth[:, foot : foot + 1], axis=0), k - summit, -1, _EDGE * top)
     return earlier if isfinite(earlier) else on
 
 
-def _isoelectric(smooth: Array, qrs_on: float) -> Array:
+def _search(rr_s: float) -> int:
+    """Give how many samples before QRS a quiet moment is looked for: 300 ms, less where the T before would be met."""
+    return int(min(0.30, 0.40 * rr_s if isfinite(rr_s) else inf) * WORK_HZ)
+
+
+def _isoelectric(smooth: Array, qrs_on: float, rr_s: float) -> Array:
     """Give the level (8, 1) before QRS: from 32 to 8 ms before it, or, where P reaches into that, the quietest."""
     quiet = ndimage.uniform_filter1d(_speed(smooth), 13)
     before = max(int(qrs_on) - 10, 0)
-    first = max(int(qrs_on) - 150, 0)
+    first = max(int(qrs_on) - _search(rr_s), 0)
     quietest = first + int(np.argmin(quiet[first : before + 1]))
     at = before if quiet[before] <= 2.0 * quiet[quietest] else quietest
     return np.asarray(smooth[:, max(at - 6, 0) : at + 7].mean(axis=1, keepdims=True), np.float64)
@@ -500,27 +520,57 @@ def _t_wave(smooth: Array, beat: MedianBeat, qrs: _Wave) -> _Wave | str:
         return "the beat is too short for a T"
     peak = first + int(np.argmax(magnitude[first:last]))
     top = float(magnitude[peak])
-    if top < max(_MIN_T_MV, 4.0 * float(np.linalg.norm(beat.error_mv[:, peak]))):
+    if top < _MIN_T_MV:
         return f"T is flat: its largest magnitude is {top:.3f} mV"
     noise = float(np.linalg.norm(beat.error_mv[:, peak:].mean(axis=1)))
     off = _edge(magnitude[peak:], _T_LEVELS, noise)
     if not isfinite(off):
         return "T does not come down within the beat"
+    steadiness = _steadiness(beat.beats_mv, first, peak + off)
+    if steadiness < _MIN_STEADINESS:
+        return f"what follows QRS is not alike from beat to beat (t {steadiness:.1f})"
     direct = _falls(magnitude, peak, 1, _EDGE * top) - peak
     seen = direct < off + _T_TRUST and _EDGE * top > 2.0 * noise
     return _Wave(nan, float(peak), peak + (direct if seen else off + _T_SHIFT))
 
 
+def _sigmas(share: float) -> float:
+    """Give where a Gaussian has fallen to a share of its top, in standard deviations."""
+    return sqrt(-2.0 * log(share))
+
+
 def _edge(flank: Array, levels: tuple[tuple[float, float], ...], noise: float = 0.0) -> float:
-    """Give where a flank (time,), from its peak outwards, reaches 5 %, extrapolated from the first pair it crosses."""
+    """Give where a flank (time,), from its peak outwards, reaches 5 %; NaN if it does not come down.
+
+    It is extrapolated from where it crosses a pair of `levels`: the first that stand out of the noise, unless the
+    next tell an end that is much nearer, for then the flank does not go down to the isoelectric line.
+    """
+    ends: list[float] = []
     for high, low in levels:
-        if low * flank[0] < 2.0 * noise and (high, low) != levels[-1]:
-            continue
         upper, lower = (_falls(flank, 0, 1, share * float(flank[0])) for share in (high, low))
-        if isfinite(lower):
-            slope = (_SIGMAS[_EDGE] - _SIGMAS[low]) / (_SIGMAS[low] - _SIGMAS[high])
-            return lower + slope * (lower - upper)
-    return nan
+        slope = (_sigmas(_EDGE) - _sigmas(low)) / (_sigmas(low) - _sigmas(high))
+        if isfinite(lower) and (low * flank[0] >= 2.0 * noise or (not ends and (high, low) == levels[-1])):
+            ends.append(lower + slope * (lower - upper))
+    end = ends[0] if ends else nan
+    for other in ends[1:]:
+        end = other if other < end - _DISAGREE else end
+    return end
+
+
+def _steadiness(beats: Array, on: float, off: float) -> float:
+    """Give how surely beats (beat, 8, time) have a wave at on..off: the t of their likeness to its median.
+
+    It is about 2 for f waves and noise, which are of course like a median that they are part of.
+    """
+    if len(beats) < 3:
+        return inf
+    part = beats[..., max(round(on), 0) : round(off) + 1]
+    line = np.arange(part.shape[2]) - (part.shape[2] - 1) / 2
+    part = part - part.mean(axis=2, keepdims=True)
+    part -= (part @ line / max(float(line @ line), 1.0))[..., None] * line
+    wave = _median(part)
+    like = np.tensordot(part, wave, axes=2)
+    return float(like.mean() / max(like.std(ddof=1) / sqrt(len(like)), 1e-12))
 
 
 def _p_wave(smooth: Array, beat: MedianBeat, qrs: _Wave, t: _Wave | str) -> _Wave | str:
@@ -536,13 +586,15 @@ def _p_wave(smooth: Array, beat: MedianBeat, qrs: _Wave, t: _Wave | str) -> _Wav
     magnitude = _magnitude(directions.T @ smooth[:, :last], 0.5 * beat.error_mv[:, :last])
     peak = first + int(np.argmax(magnitude[first:last]))
     top = float(magnitude[peak])
-    noise = float(np.linalg.norm(beat.error_mv[:, peak]))
-    if top < max(_MIN_P_MV, _P_NOISE * noise):
-        return f"the largest magnitude before QRS, {top:.3f} mV, does not stand out of {noise:.3f} mV"
+    if top < _MIN_P_MV:
+        return f"the largest magnitude before QRS is {top:.3f} mV"
     on = peak - _edge(magnitude[first : peak + 1][::-1], _P_ON_LEVELS)
     off = peak + _edge(magnitude[peak:], _P_OFF_LEVELS)
     if not isfinite(on):
         return "P does not come down towards T"
+    steadiness = _steadiness(beat.beats_mv, on - 10, min(off, qrs.on) if isfinite(off) else qrs.on)
+    if steadiness < _MIN_STEADINESS:
+        return f"what is before QRS is not alike from beat to beat (t {steadiness:.1f})"
     return _Wave(on, float(peak), min(off, qrs.on) if isfinite(off) else qrs.on)
 
 
@@ -555,10 +607,10 @@ def _tail(smooth: Array, beat: MedianBeat, t: _Wave | str) -> Array:
     upper, lower = (_falls(flank, 0, 1, share * float(flank[0])) for share in (0.4, 0.15))
     if not isfinite(lower):
         return np.zeros_like(smooth)
-    width = (lower - upper) / (_SIGMAS[0.15] - _SIGMAS[0.4])
+    width = (lower - upper) / (_sigmas(0.15) - _sigmas(0.4))
     at = np.arange(smooth.shape[1]) + beat.rr_s * WORK_HZ - peak
-    z = _SIGMAS[0.15] + (at - lower) / width
-    share = np.exp(-0.5 * np.square(z)) / np.exp(-0.5 * _SIGMAS[0.15] ** 2)
+    z = _sigmas(0.15) + (at - lower) / width
+    share = np.exp(-0.5 * np.square(z)) / np.exp(-0.5 * _sigmas(0.15) ** 2)
     here = peak + round(lower)
     return smooth[:, here - 3 : here + 4].mean(axis=1, keepdims=True) * np.where(z > 0, np.minimum(share, 6.0), 0.0)
 

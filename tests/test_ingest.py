@@ -11,10 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from simulated import monitored
 
 from p2es.errors import DatasetError, InputError
 from p2es.formats import ReadOptions, find_records, survey
-from p2es.simulator import simulate_person
 from p2es.simulator.archive import write_wfdb
 from p2es.windows import decode
 from p2es_platform import storage
@@ -34,7 +34,7 @@ def recipe(**changes):
 
 def add_people(folder, people):
     for index in people:
-        write_wfdb(simulate_person(5, index, 32.0), folder)
+        write_wfdb(monitored(5, index, 32.0), folder)
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +366,7 @@ def recordings_of_segments(tmp_path):
     """A record of two segments in one folder."""
     folder = tmp_path / "segments"
     for index in (40, 41):
-        recording = dataclasses.replace(simulate_person(5, index, 32.0), record=f"part{index}")
+        recording = dataclasses.replace(monitored(5, index, 32.0), record=f"part{index}")
         write_wfdb(recording, folder)
     length = (folder / "part40.hea").read_text().split()[3]
     lines = [f"p000123-2137-01-01/2 13 250 {2 * int(length)}", f"part40 {length}", f"part41 {length}"]

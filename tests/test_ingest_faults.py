@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from simulated import monitored
 
 from p2es.errors import DatasetError, P2EsError
 from p2es.recording import SignalKind
-from p2es.simulator import simulate_person
 from p2es.simulator.archive import write_wfdb
 from p2es_platform.dataset import Dataset
 from p2es_platform.maintenance import delete_person
@@ -38,7 +38,7 @@ def run(settings, archive, name="d", **changes):
 
 def add_people(folder, people, duration_s=32.0):
     for index in people:
-        write_wfdb(simulate_person(5, index, duration_s), folder)
+        write_wfdb(monitored(5, index, duration_s), folder)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_second_family_joins_a_dataset_and_keeps_its_own_split(local_ray, sett
 def test_people_tables_and_mappings_are_read_and_belong_to_a_family(local_ray, settings, tmp_path):
     folder = tmp_path / "tables"
     folder.mkdir()
-    recording = simulate_person(5, 0, 42.0)
+    recording = monitored(5, 0, 42.0)
     ecg, ppg = recording.leads["II"].read(), recording.of_kind(SignalKind.PPG)[0].read()
     rows = "\n".join(f"{k / 250:.4f},{x:.4f},{y:.4f}" for k, (x, y) in enumerate(zip(ecg, ppg, strict=True)))
     (folder / "p1.csv").write_text(f"seconds,chest,finger\n{rows}\n")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import monitored
 
 from p2es import segmenting
 from p2es.errors import RecordError
@@ -16,7 +17,7 @@ from p2es.leads import LEADS, law_residuals
 from p2es.recording import LazySamples, Recording, Signal, SignalKind
 from p2es.segmenting import segment
 from p2es.signals import resample
-from p2es.simulator import ECG_FS_HZ, SENSORS, simulate_person
+from p2es.simulator import ECG_FS_HZ
 from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, PPG_SAMPLES, decode, encode
 
 
@@ -28,13 +29,9 @@ def cut(recording, step_s=10.0, **options):
     return segment(recording, step_s=step_s, ids=ids, **options)
 
 
-SENSOR = "lab-clip"
-PPG_FS_HZ = SENSORS[SENSOR].fs_hz
-
-
 @pytest.fixture(scope="module")
 def person():
-    return simulate_person(1, 4, 62.0, sensor=SENSOR)
+    return monitored(1, 11, 62.0)
 
 
 def only(recording, *names, ppg=True):
@@ -132,7 +129,7 @@ def test_a_gap_costs_its_windows_and_no_other(person):
     assert [w.start_s for w in result.windows if w.ecg is None] == [21.0]
     assert result.rejected == {}
     assert result.notes == {"ecg_missing": 1}
-    result = cut(changed(holed, gap(22, 29, PPG_FS_HZ), kind=SignalKind.PPG))
+    result = cut(changed(holed, gap(22, 29, ECG_FS_HZ), kind=SignalKind.PPG))
     assert [w.start_s for w in result.windows] == [1.0, 11.0, 31.0, 41.0, 51.0]
     assert result.rejected == {"ppg_missing": 1}
 
@@ -177,12 +174,12 @@ def test_a_recording_that_is_too_short_says_so(person):
 def test_the_pulse_delay_is_the_simulated_one_and_is_not_applied(person):
     errors = []
     for index in range(6):
-        recording = simulate_person(2, index, 62.0)
+        recording = monitored(2, index, 62.0)
         window = cut(recording).windows[0]
         errors.append(window.delay_s - recording.provenance["delay_s"])
         assert window.delay_confidence > 0.3
     assert np.median(np.abs(errors)) < 0.02
-    later = changed(person, lambda x: np.roll(x, round(0.2 * PPG_FS_HZ)), kind=SignalKind.PPG)
+    later = changed(person, lambda x: np.roll(x, round(0.2 * ECG_FS_HZ)), kind=SignalKind.PPG)
     moved, still = cut(later).windows[2], cut(person).windows[2]
     assert moved.delay_s - still.delay_s == pytest.approx(0.2, abs=0.02)
     lag = np.argmax(np.correlate(moved.ppg[0], still.ppg[0], "full")) - (PPG_SAMPLES - 1)
@@ -315,7 +312,7 @@ def at_rates(recording, ecg_hz, ppg_hz, ppg_start_s=0.0):
 
 @pytest.fixture(scope="module")
 def longer():
-    return simulate_person(7, 3, 150.0)
+    return monitored(7, 3, 150.0)
 
 
 @pytest.mark.parametrize("rates", [(250.0, 250.0), (249.89, 124.945), (500.0, 62.4725), (360.0, 125.0)])
@@ -507,7 +504,7 @@ def test_a_dead_channel_beside_a_live_one_is_left_out(person):
 
 
 def test_the_figures_of_a_window_say_what_it_is(person):
-    window = cut(changed(person, gap(25, 26, PPG_FS_HZ), kind=SignalKind.PPG)).windows[2]
+    window = cut(changed(person, gap(25, 26, ECG_FS_HZ), kind=SignalKind.PPG)).windows[2]
     assert window.ppg_missing == pytest.approx(1 / 12, abs=0.001)
     assert (window.ppg_flat, window.ppg_clipped, window.ppg_wrapped) == (0.0, 0.0, 0.0)
     assert window.ppg_noise < 0.3
@@ -545,7 +542,7 @@ from p2es.segmenting import cut
 from p2es.simulator import simulate_person
 
 hours = float(sys.argv[1])
-minute = simulate_person(3, 5, 60.0)
+minute = monitored(3, 5, 60.0)
 
 def filed(signal):
     def load(start, stop):
@@ -576,7 +573,7 @@ def test_a_day_takes_no_more_memory_than_an_hour():
 
 @pytest.mark.parametrize("gain", [16.0, 29.0, 64.0])
 def test_coarse_steps_do_not_break_the_lead_laws(gain):
-    fine = simulate_person(5, 3, 62.0)
+    fine = monitored(5, 3, 62.0)
     signals = tuple(
         s
         if s.kind is SignalKind.PPG

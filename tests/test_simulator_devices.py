@@ -583,6 +583,7 @@ def test_wander_is_breathing_and_slower_things():
 
 def test_noise_of_the_electrodes_is_ranked_by_the_conditions_and_clean_is_todays():
     from p2es.simulator.device import electrode_noise as todays
+
     from p2es.simulator.rhythm import Rhythm
 
     air = Rhythm(np.empty(0), np.empty(0), 0.25, 0.0)

@@ -141,10 +141,9 @@ def test_the_truth_is_what_is_measured(morphology):
     for index in range(6):
         one = simulate(31, index, 10.0, rhythm="sinus", morphologies=morphology, ecg_fs_hz=FS_HZ)
         found, truth = measure_ecg(np.stack([s.read() for s in one.recording.signals[:12]]), FS_HZ), one.truth
-        errors.append(
-            [found.pr_ms - truth.pr_ms, found.qrs_ms - truth.qrs_ms, found.qt_ms - truth.qt_ms]
-            + [(found.qrs_axis_deg - truth.axis_deg + 180) % 360 - 180]
-        )
+        turned = (found.qrs_axis_deg - truth.axis_deg + 180) % 360 - 180
+        longer = (getattr(found, name) - getattr(truth, name) for name in ("pr_ms", "qrs_ms", "qt_ms"))
+        errors.append([*longer, turned])
     # A plateau of ST begins within QRS, and the net area of QRS with it.
     middle = np.abs(np.nanmedian(errors, axis=0))
     assert (middle <= [4, 8, 6, 10 if "st_elevation_inferior" in morphology else 3]).all(), middle
