@@ -16,7 +16,7 @@ from p2es.leads import LEADS, law_residuals
 from p2es.recording import LazySamples, Recording, Signal, SignalKind
 from p2es.segmenting import segment
 from p2es.signals import resample
-from p2es.simulator import ECG_FS_HZ, PPG_FS_HZ, simulate_person
+from p2es.simulator import ECG_FS_HZ, SENSORS, simulate_person
 from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, PPG_SAMPLES, decode, encode
 
 
@@ -28,9 +28,13 @@ def cut(recording, step_s=10.0, **options):
     return segment(recording, step_s=step_s, ids=ids, **options)
 
 
+SENSOR = "lab-clip"
+PPG_FS_HZ = SENSORS[SENSOR].fs_hz
+
+
 @pytest.fixture(scope="module")
 def person():
-    return simulate_person(1, 4, 62.0)
+    return simulate_person(1, 4, 62.0, sensor=SENSOR)
 
 
 def only(recording, *names, ppg=True):

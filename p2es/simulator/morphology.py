@@ -39,7 +39,7 @@ def _lbbb(waves: Waves) -> Waves:
         Group.QRS,
         (0.000, 0.014, 0.80, 0.50, 0.40),
         (0.036, 0.016, 1.00, 0.20, 0.90),
-        (0.072, 0.0165, 0.25, 0.00, 0.35),
+        (0.073, 0.0172, 0.25, 0.00, 0.35),
     )
     t = Waves.of(Group.T, (0.265, 0.055, -0.38, -0.10, -0.42))
     return replace(waves, vector_mv=vector).only(~dropped) + slow + t

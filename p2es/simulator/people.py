@@ -173,12 +173,12 @@ def draw_person(rng: np.random.Generator, population: Population, demographics: 
     subtype = list(odds)[int(np.searchsorted(np.cumsum(list(odds.values())), rng.random() * (1 - 1e-9)))]
     both = interaction(demographics)
 
-    rate = log(66 + 3 * female) + _rest(0.17, _DAY_RATE) * normal()
+    rate = log(66 + 3 * female) + _rest(0.178, _DAY_RATE) * normal()
     pr = 163 - 6 * female + 0.417 * taller + 0.48 * (bmi - 26) + 0.25 * (age - 50) + _rest(22.5, _DAY_PR_MS) * normal()
     qrs = 92 - 6 * female + 0.206 * taller + _rest(9.0, _DAY_QRS_MS) * normal() + population.qrs_shift_ms
     qtcf = 396 + 11 * female + 0.15 * (age - 50) + _rest(19.5, _DAY_QTCF_MS) * normal() + population.qtcf_shift_ms
     axis_mean = 30 + 4 * female - 0.6 * (age - 45) - 1.8 * (bmi - 26)
-    axis_own = _rest(29.5, _DAY_AXIS_DEG) * normal()
+    axis_own = _rest(28.5, _DAY_AXIS_DEG) * normal()
     gain = exp(-0.003 * (age - 40) - 0.012 * (bmi - 26) + _rest(0.20, _DAY_GAIN) * normal())
     t_gain = (1 - 0.20 * female - 0.005 * max(age - 39, 0.0)) * exp(0.15 * normal())
     speed_m_s = 7 + 0.05 * (age - 25) + population.wave_speed_shift_m_s
