@@ -100,7 +100,8 @@ def test_people_s_pulses_age_by_their_years_and_women_s_are_older():
             train = draw_train(Mean(), person, pulse, steady(0.857, 4))
             start = round((train.start_s[2] - 0.05) * FS_HZ)
             wave = wave_of(pulse, train, 3.5)[start : start + 400]
-            found.append(acceleration_waves(wave)[1] / acceleration_waves(wave)[0])
+            second = np.gradient(np.gradient(wave))
+            found.append(second[:200].min() / second[:200].max())
         return np.mean(found)
 
     assert depth_of_b(age_years=55.0) - depth_of_b(age_years=35.0) == pytest.approx(20 * 0.0045, rel=0.25)
@@ -296,8 +297,9 @@ def test_a_faster_heart_has_a_shorter_systole_by_the_root_of_the_interval():
 
 
 def test_the_other_population_has_less_of_a_reflected_wave():
-    ours, theirs = (acceleration_waves(one_beat(45.0, population=POPULATIONS[name])) for name in ("healthy", "other"))
-    assert theirs[4] / theirs[0] < ours[4] / ours[0] - 0.03
+    ours, theirs = (one_beat(45.0, population=POPULATIONS[name]) for name in ("healthy", "other"))
+    after_notch = slice(round(0.35 * FS_HZ), round(0.60 * FS_HZ))
+    assert theirs[after_notch].mean() < 0.95 * ours[after_notch].mean()
 
 
 def test_the_wave_does_not_depend_on_the_rate_it_is_sampled_at_or_how_much_is_made():

@@ -157,7 +157,8 @@ def test_fibrillation_has_no_p_and_no_interval_that_tells_the_next():
         rr_s = np.diff(rhythm.r_s)
         assert rhythm.fibrillates
         assert rhythm.p_s.size == rhythm.p_beat.size == 0
-        assert rr_s.min() > 0.2
+        # The node's refractory period lets two beats come this close at 150 per minute, no closer.
+        assert rr_s.min() > 0.18
         assert 45 < 60 / rr_s.mean() < 165
         next_to.append(np.corrcoef(rr_s[1:], rr_s[:-1])[0, 1])
         apart.append(np.corrcoef(rr_s[4:], rr_s[:-4])[0, 1])
