@@ -14,10 +14,6 @@ from p2es.simulator.population import POPULATIONS
 from p2es.simulator.rhythm import BeatKind, draw_rhythm
 
 HEALTHY = POPULATIONS["healthy"]
-TOO_NEAR = "at 150 per minute beats follow each other within 170 ms, which no AV node conducts"
-UNEVEN = "below 75 per minute the spread of the intervals is .36 to .5 of their mean"
-OUTSIDE = "the early beat put inside is dropped again when one drawn before the recording is too near"
-DEFECT = "ends before the recording: each early beat sets the sinus node back, and no impulses are made to fill the end"
 
 
 def person_of(seed=0, age_years=50.0, **traits):
@@ -33,11 +29,6 @@ def rhythm_of(name, seed=0, duration_s=300.0, **traits):
 
 def several(name, count=12, **options):
     return [rhythm_of(name, seed, **options) for seed in range(count)]
-
-
-def ends(name):
-    marks = [pytest.mark.xfail(strict=True, reason=DEFECT)] if name == "premature_atrial" else []
-    return pytest.param(name, marks=marks)
 
 
 A_DAY = ("sinus", "premature_ventricular", "av_block_3")
@@ -60,7 +51,7 @@ def test_beats_and_p_waves_belong_together_at_any_length(name, duration_s):
     assert ((rhythm.pr_s > 0.05) & (rhythm.pr_s < 0.45)).all()
 
 
-@pytest.mark.parametrize("name", [ends(name) for name in RHYTHMS])
+@pytest.mark.parametrize("name", RHYTHMS)
 def test_the_heart_beats_from_before_the_start_to_after_the_end(name):
     for duration_s in (10.0, 300.0):
         for rhythm in several(name, 20, duration_s=duration_s):
@@ -141,10 +132,7 @@ def test_rate_of_breathing_differs_between_people():
     assert 0.29 < max(rates) < 0.33
 
 
-SLOW = pytest.mark.xfail(strict=True, reason=UNEVEN)
-
-
-@pytest.mark.parametrize("own", [pytest.param(42.0, marks=SLOW), pytest.param(55.0, marks=SLOW), 85.0, 100.0, 112.0])
+@pytest.mark.parametrize("own", [42.0, 55.0, 85.0, 100.0, 112.0])
 def test_fibrillation_is_as_irregular_as_in_people(own):
     for seed in range(6):
         rr_s = np.diff(rhythm_of("atrial_fibrillation", seed, 900.0, heart_rate_bpm=own).r_s)
@@ -166,7 +154,6 @@ def test_fibrillation_has_no_p_and_no_interval_that_tells_the_next():
     assert np.abs(np.mean(apart)) < 0.03
 
 
-@pytest.mark.xfail(strict=True, reason=TOO_NEAR)
 def test_a_node_that_recovers_lets_no_two_beats_follow_within_240_ms():
     for seed in range(6):
         assert np.diff(rhythm_of("atrial_fibrillation", seed, 900.0, heart_rate_bpm=112.0).r_s).min() > 0.24
@@ -239,7 +226,6 @@ def test_premature_beats_are_some_or_every_other_and_never_two_in_a_row(name):
     assert ((shares < 0.2) | (shares > 0.4)).all()
 
 
-@pytest.mark.xfail(strict=True, reason=OUTSIDE)
 @pytest.mark.parametrize("duration_s", [4.0, 10.0])
 @pytest.mark.parametrize("name", ["premature_atrial", "premature_ventricular"])
 def test_a_short_recording_of_premature_beats_has_one(name, duration_s):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p2es.demographics import Demographics
+from p2es.demographics import Demographics, Sex, parse_sex
 from p2es.errors import InputError
 from p2es.leads import LEADS
 from p2es.recording import Recording, Signal, SignalKind
@@ -51,6 +51,8 @@ ECG_FS_HZ = 250.0
 _PERSON_PARTS = ("demographics", "person", "condition", "heart", "pulse", "sensor kind", "record")
 _DAY_PARTS = ("day", "rhythm", "placement", "atria", "train", "sensor", "clock", "ppg noise", "electrodes", "ecg noise")
 _MIN_DURATION_S, _MAX_DURATION_S = 1.0, 86_400.0
+# Everything here is of adults.
+_YOUNGEST, _OLDEST = 18.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def simulate(
         ppg.train,
         duration_s=duration_s,
         delay_s=ppg.sensor.delay_s,
+        clock=1 + 1e-6 * ppg.sensor.clock_drift_ppm,
         morphologies=shapes,
         sensor=_told(ppg.sensor),
         electrodes=_told(ecg.electrodes),
@@ -247,7 +250,16 @@ def _changed(demographics: Demographics, changes: Mapping[str, Any]) -> Demograp
     unknown = sorted(set(changes) - set(Demographics.__dataclass_fields__))
     if unknown:
         raise InputError(f"demographics have no field {unknown[0]!r}: they have age_years, sex, height_cm, weight_kg")
-    return replace(demographics, **changes)
+    changed = replace(demographics, **changes)
+    if not isinstance(changed.sex, Sex):
+        sex = parse_sex(str(changed.sex))
+        if sex is None:
+            raise InputError(f"{changed.sex!r} is no sex that is known here: give F or M")
+        changed = replace(changed, sex=sex)
+    age = changed.age_years
+    if age is not None and not _YOUNGEST <= age <= _OLDEST:
+        raise InputError(f"a person of {age:g} years cannot be simulated: give {_YOUNGEST:g} to {_OLDEST:g}")
+    return changed
 
 
 def _names(index: int, population: str, day: int) -> dict[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2es.leads import N_INDEPENDENT
-from p2es.simulator.morphology import altered
+from p2es.simulator.morphology import WPW_P_LATER_S, altered
 from p2es.simulator.people import Person, Subtype
 from p2es.simulator.rhythm import BeatKind
 from p2es.simulator.vector import DOWER, rotation, turned_to_axis
@@ -23,6 +23,7 @@ _EARLY_REPOLARISATION = Waves.of(Group.T, (0.100, 0.035, 0.06, 0.03, -0.06))
 _RESIDUAL = (0.065, 0.13)
 _LOCAL = Waves.of(Group.QRS, *((at_s, 0.007, 0.0, 0.0, 0.0) for at_s in (-0.016, -0.006, 0.004, 0.014, 0.024, 0.034)))
 _T_SHARE = 0.3
+_AREA = float(np.linalg.norm(NORMAL.area(Group.QRS)))
 # What a dipole can make in V1..V6: an orthonormal basis (6, 3).
 _DIPOLAR = np.linalg.qr(DOWER[2:])[0]
 # How alike neighbouring electrodes are, in electrodes.
@@ -55,6 +56,8 @@ class Heart:
         Their frequency.
     onset_s : float
         Start of the QRS of a healthy beat: what PR and QT are counted from.
+    p_later_s : float
+        How much later than PR before that P comes.
     qrs : dict
         Span of the QRS of each kind of beat; `t`, `p_span` likewise.
     """
@@ -70,6 +73,7 @@ class Heart:
     f_mv: Floats
     f_hz: float
     onset_s: float
+    p_later_s: float
     qrs: dict[BeatKind, Span]
     t: dict[BeatKind, Span]
     p_span: dict[bool, Span]
@@ -117,7 +121,8 @@ def _own(person: Person, base: Waves) -> _Own:
     about = {Group.P: 0.4, Group.QRS: 1.0, Group.T: 0.4}
     turn = {}
     for group in Group:
-        upright = rotation(y_deg=about[group] * person.transition_deg)
+        # Turned back about the axis that points down, the heart shows its left side later along V1 to V6.
+        upright = rotation(y_deg=-about[group] * person.transition_deg)
         area = upright @ (gain[group] * base.area(group))
         turn[group] = turned_to_axis(area, axes[group]) @ upright
     scaled = base
@@ -163,11 +168,9 @@ def build_heart(
     base = replace(base, width_s=np.where(base.group == Group.T, t_width * base.width_s, base.width_s))
     extra = _EARLY_REPOLARISATION if person.subtype is Subtype.EARLY_REPOLARISATION else Waves.of(Group.T)
     makes = _own(person, base)
-    healthy = makes.applied(base)
-    # A beat has one size of residual; it is a share of the healthy beat's energy, whatever disease adds.
     share = float(own.uniform(*_RESIDUAL))
     spots = own.standard_normal((6, _LOCAL.group.size + 1))
-    whole = _with_residual(makes.applied(altered(base, morphologies) + extra + _LOCAL), healthy, share, spots)
+    whole = _with_residual(makes.applied(altered(base, morphologies) + extra + _LOCAL), share, spots)
     ectopic = _ectopic(own, person, 0.9)
     escape = _ectopic(own, person, 0.7)
     premature_p = whole.part(Group.P).turned(Group.P, rotation(*own.uniform(-50, 50, 3)))
@@ -188,11 +191,16 @@ def build_heart(
             f_mv=f_mv * person.gain,
             f_hz=f_hz,
             onset_s=makes.onset_s,
+            p_later_s=_p_later_s(morphologies),
             qrs={},
             t={},
             p_span={},
         )
     )
+
+
+def _p_later_s(morphologies: tuple[str, ...]) -> float:
+    return WPW_P_LATER_S if "wpw" in morphologies else 0.0
 
 
 def reference_heart(morphologies: tuple[str, ...] = ()) -> Heart:
@@ -213,6 +221,7 @@ def reference_heart(morphologies: tuple[str, ...] = ()) -> Heart:
             f_mv=np.array([0.030, 0.028, 0.048]),
             f_hz=6.0,
             onset_s=NORMAL_SPANS[Group.QRS].onset_s,
+            p_later_s=_p_later_s(morphologies),
             qrs={},
             t={},
             p_span={},
@@ -256,25 +265,24 @@ def _placement(day: np.random.Generator) -> Floats:
     return gain
 
 
-def _with_residual(waves: Waves, healthy: Waves, share: float, draws: Floats) -> Waves:
+def _with_residual(waves: Waves, share: float, draws: Floats) -> Waves:
     """Give V1..V6 a shape of the person's own that no dipole makes, with a share of their energy.
 
     It lies in the waves of `_LOCAL`, whose vectors are zero, and in T.
 
     Parameters
     ----------
-    waves, healthy : Waves
-        The beat that gets it, and the one whose energy counts.
+    waves : Waves
     draws : array (6, 7)
         Standard normal: of each wave of `_LOCAL`, and of T.
     """
     own = draws - _DIPOLAR @ (_DIPOLAR.T @ draws)
     local = (waves.group == Group.QRS) & ~waves.vector_mv.any(axis=0)
     shape = np.zeros((N_INDEPENDENT, waves.group.size))
-    shape[2:, local] = own[:, : _LOCAL.group.size]
+    shape[2:, local] = own[:, : _LOCAL.group.size] * np.linalg.norm(waves.area(Group.QRS)) / _AREA
     t = waves.group == Group.T
     shape[2:, t] = own[:, -1:] * _T_SHARE * np.linalg.norm(waves.vector_mv[:, t], axis=0)
     time_s = np.arange(-0.10, 0.60, 0.004)
-    energy = np.square(healthy.signal(time_s)[2:]).sum()
+    energy = np.square(waves.signal(time_s)[2:]).sum()
     alone = replace(waves, vector_mv=np.zeros_like(waves.vector_mv), residual_mv=shape)
     return replace(waves, residual_mv=shape * np.sqrt(share * energy / np.square(alone.signal(time_s)[2:]).sum()))

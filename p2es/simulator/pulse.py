@@ -115,7 +115,7 @@ class PulseTrain:
     scale : array (beat,)
         What stretches its shape.
     amplitude : array (beat,)
-        1 is usual; below `MISSING` there is no pulse.
+        1 is usual; 0 where there is no pulse, since it would be below `MISSING`.
     foot_s, steepest_s : array (beat,)
         Foot and steepest rise; NaN where the pulse is missing.
     """
@@ -198,18 +198,19 @@ def draw_train(
     scale = np.sqrt(np.clip(rr_s, 0.6 * usual_s, min(1.25 * usual_s, _LONGEST_S)) / _RR_S)
     filling = _filling(rr_s) / _filling(np.array([usual_s]))
     wide = rhythm.kind == BeatKind.VENTRICULAR
-    amplitude = np.clip(filling, 0.0, 1.4) * np.where(wide, rng.uniform(0.0, 0.5, rr_s.size), 1.0)
+    size, late, ejection, transit = rng.spawn(4)
+    amplitude = np.clip(filling, 0.0, 1.4) * np.where(wide, size.uniform(0.0, 0.5, rr_s.size), 1.0)
     amplitude *= 1 + pulse.breath_gain * rhythm.breathing.at(rhythm.r_s)
-    late_s = np.where(wide, rng.uniform(0.020, 0.060, rr_s.size), 0.0)
-    pep_s = person.pep_s + 0.004 * rng.standard_normal(rr_s.size) + late_s
-    ptt_s = person.ptt_s * (1 + 0.02 * rng.standard_normal(rr_s.size))
+    late_s = np.where(wide, late.uniform(0.020, 0.060, rr_s.size), 0.0)
+    pep_s = person.pep_s + 0.004 * ejection.standard_normal(rr_s.size) + late_s
+    ptt_s = person.ptt_s * (1 + 0.02 * transit.standard_normal(rr_s.size))
     foot_s = rhythm.r_s + pep_s + ptt_s + _PRESSED_FOOT_S * pressure
     start_s = foot_s - pulse.foot_s * scale
     gone = amplitude < MISSING
     return PulseTrain(
         start_s,
         scale,
-        amplitude,
+        np.where(gone, 0.0, amplitude),
         np.where(gone, np.nan, foot_s),
         np.where(gone, np.nan, start_s + pulse.steepest_s * scale),
     )
