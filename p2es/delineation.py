@@ -12,7 +12,7 @@ quietest moment of each beat, and levels count from the isoelectric line before 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from math import atan2, degrees, hypot, inf, isfinite, nan, sqrt
+from math import atan2, degrees, hypot, inf, isfinite, log, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,29 +35,19 @@ _MAX_MISSING = 0.2
 
 _EDGE = 0.05
 _DELTA = 0.08
-_P_NOISE = 3.5
+_DISAGREE = 12.0
+_MIN_STEADINESS = 12.0
 _MIN_QRS_MV, _MIN_T_MV, _MIN_P_MV = 0.1, 0.05, 0.02
 _MIN_R_MV, _FLAT_T_MV = 0.02, 0.05
 # Below these net areas an axis is left out (clinical.md 3.3: 10 uV s); of P the usual area is 8 uV s itself.
 _MIN_AREA_MV_S = {"QRS": 0.010, "T": 0.010, "P": 0.002}
 _T_FROM_J_S = 0.04
 _T_PEAK_SHARE = 0.65
-_T_LEVELS = ((0.3, 0.1), (0.4, 0.15), (0.6, 0.2))
+_T_LEVELS = ((0.3, 0.1), (0.4, 0.15), (0.6, 0.2), (0.7, 0.35), (0.8, 0.5))
 _T_TRUST, _T_SHIFT = 6.0, 1.0
-_P_ON_LEVELS = ((0.6, 0.2), (0.8, 0.5))
-_P_OFF_LEVELS = ((0.3, 0.1), (0.6, 0.2), (0.8, 0.5))
-# Where a Gaussian has fallen to these shares, in standard deviations.
-_SIGMAS = {
-    0.8: 0.668,
-    0.5: 1.177,
-    0.6: 1.011,
-    0.4: 1.354,
-    0.3: 1.552,
-    0.2: 1.794,
-    0.15: 1.948,
-    0.1: 2.146,
-    _EDGE: 2.448,
-}
+_P_ON_LEVELS = ((0.6, 0.2), (0.7, 0.35), (0.8, 0.5))
+_P_OFF_LEVELS = ((0.3, 0.1), (0.6, 0.2), (0.7, 0.35), (0.8, 0.5))
+
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -73,6 +63,8 @@ class MedianBeat:
         The independent leads, against a baseline through the beats' quietest moments; 0 in a lead that is missing.
     error_mv : array (8, time)
         Standard error of the median, from the spread of the beats.
+    beats_mv : array (beat, 8, time)
+        The beats it is the median of.
     present : array (8,)
         True for the leads that were recorded.
     r_sample : int
@@ -87,6 +79,7 @@ class MedianBeat:
 
     ecg_mv: Array
     error_mv: Array
+    beats_mv: Array
     present: Mask
     r_sample: int
     rr_s: float
@@ -224,7 +217,7 @@ def median_beat(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: Array | N
     pieces, r_sample = _aligned(leads, at, np.arange(-before, after))
     middle = np.median(pieces, axis=0)
     error = _error(pieces, middle)
-    return MedianBeat(middle, error, present, r_sample, rr_s, at.size, left_out)
+    return MedianBeat(middle, error, pieces, present, r_sample, rr_s, at.size, left_out)
 
 
 def _independent(ecg_mv: NDArray[np.floating], fs_hz: float) -> tuple[Array, Mask]:
@@ -246,7 +239,7 @@ def _independent(ecg_mv: NDArray[np.floating], fs_hz: float) -> tuple[Array, Mas
 
 def _no_beat(present: Mask, left_out: int, reason: str) -> MedianBeat:
     empty = np.zeros((N_INDEPENDENT, 0))
-    return MedianBeat(empty, empty, present, 0, nan, 0, left_out, reason)
+    return MedianBeat(empty, empty, empty[None, :0], present, 0, nan, 0, left_out, reason)
 
 
 def _reach(rr_s: float) -> tuple[int, int]:
@@ -500,27 +493,55 @@ def _t_wave(smooth: Array, beat: MedianBeat, qrs: _Wave) -> _Wave | str:
         return "the beat is too short for a T"
     peak = first + int(np.argmax(magnitude[first:last]))
     top = float(magnitude[peak])
-    if top < max(_MIN_T_MV, 4.0 * float(np.linalg.norm(beat.error_mv[:, peak]))):
+    if top < _MIN_T_MV:
         return f"T is flat: its largest magnitude is {top:.3f} mV"
     noise = float(np.linalg.norm(beat.error_mv[:, peak:].mean(axis=1)))
     off = _edge(magnitude[peak:], _T_LEVELS, noise)
     if not isfinite(off):
         return "T does not come down within the beat"
+    steadiness = _steadiness(beat.beats_mv, first, peak + off)
+    if steadiness < _MIN_STEADINESS:
+        return f"what follows QRS is not alike from beat to beat (t {steadiness:.1f})"
     direct = _falls(magnitude, peak, 1, _EDGE * top) - peak
     seen = direct < off + _T_TRUST and _EDGE * top > 2.0 * noise
     return _Wave(nan, float(peak), peak + (direct if seen else off + _T_SHIFT))
 
 
+def _sigmas(share: float) -> float:
+    """Give where a Gaussian has fallen to a share of its top, in standard deviations."""
+    return sqrt(-2.0 * log(share))
+
+
 def _edge(flank: Array, levels: tuple[tuple[float, float], ...], noise: float = 0.0) -> float:
-    """Give where a flank (time,), from its peak outwards, reaches 5 %, extrapolated from the first pair it crosses."""
+    """Give where a flank (time,), from its peak outwards, reaches 5 %; NaN if it does not come down.
+
+    It is extrapolated from where it crosses a pair of `levels`: the first that stand out of the noise, unless the
+    next tell an end that is much nearer, for then the flank does not go down to the isoelectric line.
+    """
+    ends = []
     for high, low in levels:
-        if low * flank[0] < 2.0 * noise and (high, low) != levels[-1]:
-            continue
         upper, lower = (_falls(flank, 0, 1, share * float(flank[0])) for share in (high, low))
-        if isfinite(lower):
-            slope = (_SIGMAS[_EDGE] - _SIGMAS[low]) / (_SIGMAS[low] - _SIGMAS[high])
-            return lower + slope * (lower - upper)
-    return nan
+        slope = (_sigmas(_EDGE) - _sigmas(low)) / (_sigmas(low) - _sigmas(high))
+        if isfinite(lower) and (low * flank[0] >= 2.0 * noise or not ends and (high, low) == levels[-1]):
+            ends.append(lower + slope * (lower - upper))
+    end = ends[0] if ends else nan
+    for other in ends[1:]:
+        end = other if other < end - _DISAGREE else end
+    return end
+
+
+def _steadiness(beats: Array, on: float, off: float) -> float:
+    """Give how surely beats (beat, 8, time) have a wave at on..off: the t of their likeness to its median.
+
+    It is about 2 for f waves and noise, which are of course like a median that they are part of.
+    """
+    if len(beats) < 3:
+        return inf
+    part = beats[..., max(round(on), 0) : round(off) + 1]
+    part = part - part.mean(axis=2, keepdims=True)
+    wave = np.median(part, axis=0)
+    like = np.tensordot(part, wave, axes=2)
+    return float(like.mean() / max(like.std(ddof=1) / sqrt(len(like)), 1e-12))
 
 
 def _p_wave(smooth: Array, beat: MedianBeat, qrs: _Wave, t: _Wave | str) -> _Wave | str:
@@ -536,13 +557,15 @@ def _p_wave(smooth: Array, beat: MedianBeat, qrs: _Wave, t: _Wave | str) -> _Wav
     magnitude = _magnitude(directions.T @ smooth[:, :last], 0.5 * beat.error_mv[:, :last])
     peak = first + int(np.argmax(magnitude[first:last]))
     top = float(magnitude[peak])
-    noise = float(np.linalg.norm(beat.error_mv[:, peak]))
-    if top < max(_MIN_P_MV, _P_NOISE * noise):
-        return f"the largest magnitude before QRS, {top:.3f} mV, does not stand out of {noise:.3f} mV"
+    if top < _MIN_P_MV:
+        return f"the largest magnitude before QRS is {top:.3f} mV"
     on = peak - _edge(magnitude[first : peak + 1][::-1], _P_ON_LEVELS)
     off = peak + _edge(magnitude[peak:], _P_OFF_LEVELS)
     if not isfinite(on):
         return "P does not come down towards T"
+    steadiness = _steadiness(beat.beats_mv, on - 10, min(off, qrs.on) if isfinite(off) else qrs.on)
+    if steadiness < _MIN_STEADINESS:
+        return f"what is before QRS is not alike from beat to beat (t {steadiness:.1f})"
     return _Wave(on, float(peak), min(off, qrs.on) if isfinite(off) else qrs.on)
 
 
@@ -555,10 +578,10 @@ def _tail(smooth: Array, beat: MedianBeat, t: _Wave | str) -> Array:
     upper, lower = (_falls(flank, 0, 1, share * float(flank[0])) for share in (0.4, 0.15))
     if not isfinite(lower):
         return np.zeros_like(smooth)
-    width = (lower - upper) / (_SIGMAS[0.15] - _SIGMAS[0.4])
+    width = (lower - upper) / (_sigmas(0.15) - _sigmas(0.4))
     at = np.arange(smooth.shape[1]) + beat.rr_s * WORK_HZ - peak
-    z = _SIGMAS[0.15] + (at - lower) / width
-    share = np.exp(-0.5 * np.square(z)) / np.exp(-0.5 * _SIGMAS[0.15] ** 2)
+    z = _sigmas(0.15) + (at - lower) / width
+    share = np.exp(-0.5 * np.square(z)) / np.exp(-0.5 * _sigmas(0.15) ** 2)
     here = peak + round(lower)
     return smooth[:, here - 3 : here + 4].mean(axis=1, keepdims=True) * np.where(z > 0, np.minimum(share, 6.0), 0.0)
 
