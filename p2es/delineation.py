@@ -34,9 +34,9 @@ _BEFORE_SHARE, _AFTER_SHARE = 0.62, 0.74
 _MAX_MISSING = 0.2
 
 _EDGE = 0.05
-_DELTA = 0.08
+_DELTA = 0.06
 _DISAGREE = 12.0
-_MIN_STEADINESS = 12.0
+_MIN_STEADINESS = 10.5
 _MIN_QRS_MV, _MIN_T_MV, _MIN_P_MV = 0.1, 0.05, 0.02
 _MIN_R_MV, _FLAT_T_MV = 0.02, 0.05
 # Below these net areas an axis is left out (clinical.md 3.3: 10 uV s); of P the usual area is 8 uV s itself.
@@ -423,7 +423,7 @@ def delineate(beat: MedianBeat) -> Delineation:
     tail = np.zeros_like(smooth)
     # Where T runs into the next P no isoelectric line is to be seen; what T's tail, once known, leaves is one.
     for _ in range(2):
-        level = _isoelectric(smooth - tail, found.on)
+        level = _isoelectric(smooth - tail, found.on, beat.rr_s)
         t = _t_wave(smooth - level, beat, found)
         tail = _tail(smooth - level, beat, t)
     p = _p_wave(smooth - level - tail, beat, found, t)
@@ -447,7 +447,7 @@ def _qrs(smooth: Array, beat: MedianBeat) -> _Wave | str:
         return f"the largest magnitude of {top:.2f} mV does not stand out of the noise"
     on = _falls(_departure(smooth, 4, 10, line=False), peak, -1, _EDGE * top, hold=6)
     if isfinite(on):
-        on = _delta_onset(smooth, on, top)
+        on = _delta_onset(smooth, on, top, beat.rr_s)
     end = smooth.shape[1] - 1
     off = end - _falls(_departure(smooth[:, ::-1], 5, 16, line=True), end - peak, -1, _EDGE * top, hold=15)
     if not (isfinite(on) and isfinite(off)):
@@ -455,24 +455,29 @@ def _qrs(smooth: Array, beat: MedianBeat) -> _Wave | str:
     return _Wave(on, float(peak), off)
 
 
-def _delta_onset(smooth: Array, on: float, top: float) -> float:
+def _delta_onset(smooth: Array, on: float, top: float, rr_s: float) -> float:
     """Give the onset of a delta wave whose top `on` turns out to be, else `on`."""
-    magnitude = np.linalg.norm(smooth - _isoelectric(smooth, on), axis=0)
+    magnitude = np.linalg.norm(smooth - _isoelectric(smooth, on, rr_s), axis=0)
     k = int(on)
     back = magnitude[max(k - 40, 0) : k + 1][::-1]
     summit = int(np.argmax(back[:13]))
-    if back[summit] < _DELTA * top or summit in (12, back.size - 1):
+    if back[summit] < _DELTA * top or summit < 2 or summit in (12, back.size - 1):
         return on
     foot = k - summit - int(np.argmin(back[summit:]))
     earlier = _falls(np.linalg.norm(smooth - smooth[:, foot : foot + 1], axis=0), k - summit, -1, _EDGE * top)
     return earlier if isfinite(earlier) else on
 
 
-def _isoelectric(smooth: Array, qrs_on: float) -> Array:
+def _search(rr_s: float) -> int:
+    """Give how many samples before QRS a quiet moment is looked for: 300 ms, less where the T before would be met."""
+    return int(min(0.30, 0.40 * rr_s if isfinite(rr_s) else inf) * WORK_HZ)
+
+
+def _isoelectric(smooth: Array, qrs_on: float, rr_s: float) -> Array:
     """Give the level (8, 1) before QRS: from 32 to 8 ms before it, or, where P reaches into that, the quietest."""
     quiet = ndimage.uniform_filter1d(_speed(smooth), 13)
     before = max(int(qrs_on) - 10, 0)
-    first = max(int(qrs_on) - 150, 0)
+    first = max(int(qrs_on) - _search(rr_s), 0)
     quietest = first + int(np.argmin(quiet[first : before + 1]))
     at = before if quiet[before] <= 2.0 * quiet[quietest] else quietest
     return np.asarray(smooth[:, max(at - 6, 0) : at + 7].mean(axis=1, keepdims=True), np.float64)
@@ -522,7 +527,7 @@ def _edge(flank: Array, levels: tuple[tuple[float, float], ...], noise: float = 
     for high, low in levels:
         upper, lower = (_falls(flank, 0, 1, share * float(flank[0])) for share in (high, low))
         slope = (_sigmas(_EDGE) - _sigmas(low)) / (_sigmas(low) - _sigmas(high))
-        if isfinite(lower) and (low * flank[0] >= 2.0 * noise or not ends and (high, low) == levels[-1]):
+        if isfinite(lower) and (low * flank[0] >= 2.0 * noise or (not ends and (high, low) == levels[-1])):
             ends.append(lower + slope * (lower - upper))
     end = ends[0] if ends else nan
     for other in ends[1:]:
@@ -538,7 +543,9 @@ def _steadiness(beats: Array, on: float, off: float) -> float:
     if len(beats) < 3:
         return inf
     part = beats[..., max(round(on), 0) : round(off) + 1]
+    line = np.arange(part.shape[2]) - (part.shape[2] - 1) / 2
     part = part - part.mean(axis=2, keepdims=True)
+    part -= (part @ line / max(float(line @ line), 1.0))[..., None] * line
     wave = np.median(part, axis=0)
     like = np.tensordot(part, wave, axes=2)
     return float(like.mean() / max(like.std(ddof=1) / sqrt(len(like)), 1e-12))
