@@ -215,7 +215,7 @@ def median_beat(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: Array | N
     at = at[alike]
     before, after = _reach(rr_s)
     pieces, r_sample = _aligned(leads, at, np.arange(-before, after))
-    middle = np.median(pieces, axis=0)
+    middle = _median(pieces)
     error = _error(pieces, middle)
     return MedianBeat(middle, error, pieces, present, r_sample, rr_s, at.size, left_out)
 
@@ -262,6 +262,13 @@ def _cut(leads: Array, at: Array, offsets: NDArray[np.intp]) -> Array:
     return result
 
 
+def _median(beats: Array) -> Array:
+    """Give the median along the first axis: sorted whole, which takes a third of the time of `numpy.median`."""
+    ordered = np.sort(beats, axis=0)
+    middle = len(ordered) // 2
+    return np.asarray(0.5 * (ordered[middle] + ordered[-middle - 1]))
+
+
 def _alike(leads: Array, at: Array) -> Mask:
     """Tell which beats (beat,) have the dominant shape, from 120 ms before to 160 ms after R."""
     near = _cut(leads, np.round(at), np.arange(-60, 80))
@@ -271,7 +278,7 @@ def _alike(leads: Array, at: Array) -> Mask:
     same = near @ near.T > 0.8 * np.maximum(np.outer(size, size), 1e-12)
     kept = same[np.argmax(same.sum(axis=1))]
     for _ in range(2):
-        template = np.median(near[kept], axis=0)
+        template = _median(near[kept])
         misfit = np.square(near - template).sum(axis=1)
         # The second term lets noise pass that all beats have.
         limit = 0.15 * template @ template + 3.0 * np.quantile(misfit, 0.25)
@@ -284,9 +291,7 @@ def _alike(leads: Array, at: Array) -> Mask:
 def _aligned(leads: Array, at: Array, offsets: NDArray[np.intp]) -> tuple[Array, int]:
     """Give beats (beat, 8, time) over each other, off their baseline; and the sample of R."""
     r = -int(offsets[0])
-    rough = _cut(leads, at, offsets)
-    rough -= rough.mean(axis=2, keepdims=True)
-    knots = at + _quiet_phase(np.median(rough, axis=0), r)
+    knots = at + _quiet_phase(leads, at, r)
     inside = (at + offsets[0] >= 0) & (at + offsets[-1] < leads.shape[1])
     if np.count_nonzero(inside) >= 3:
         at = at[inside]
@@ -294,18 +299,20 @@ def _aligned(leads: Array, at: Array, offsets: NDArray[np.intp]) -> tuple[Array,
     near = slice(max(r - 50, 0), r + 60)
     for _ in range(2):
         pieces = _cut(leads, at, offsets[near]) - baseline[..., near]
-        middle = np.median(pieces, axis=0)
+        middle = _median(pieces)
         slope = np.gradient(middle, axis=1)
         shift = ((pieces - middle) * slope).sum(axis=(1, 2)) / max(float(np.square(slope).sum()), 1e-12)
         at = at - np.clip(shift, -3.0, 3.0)
     return _cut(leads, at, offsets) - baseline, r
 
 
-def _quiet_phase(beat: Array, r: int) -> int:
-    """Give the quietest moment between 300 and 30 ms before R, in samples from R."""
-    speed = _speed(beat)
-    first = max(r - 150, 6)
-    return first + int(np.argmin(ndimage.uniform_filter1d(speed, 13)[first : r - 15])) - r
+def _quiet_phase(leads: Array, at: Array, r: int) -> int:
+    """Give the quietest moment between 300 and 30 ms before R, in samples from R, of beats cut from r before."""
+    first = max(-150, 6 - r)
+    rough = _cut(leads, at, np.arange(first - 6, -9))
+    rough -= rough.mean(axis=2, keepdims=True)
+    speed = ndimage.uniform_filter1d(_speed(_median(rough)), 13)
+    return first + int(np.argmin(speed[6:-6]))
 
 
 @lru_cache(maxsize=8)
@@ -382,15 +389,18 @@ def _departure(beat: Array, near: int, far: int, line: bool) -> Array:
 def _falls(x: Array, start: int, step: int, level: float, hold: int = 1) -> float:
     """Give where x, from `start` on in steps of 1 or -1, falls below `level` for `hold` samples; NaN if nowhere."""
     along = x[start::step]
-    above = np.concatenate([[0], np.cumsum(along >= level)])
-    if above.size <= hold:
+    quiet = along < level
+    if hold > 1:
+        # Of the last `hold` samples none is loud: moved back to the first of them.
+        run = np.cumsum(quiet)
+        quiet = np.concatenate([run[hold - 1 : hold], run[hold:] - run[:-hold]]) == hold
+    if not quiet.any():
         return nan
-    quiet = np.flatnonzero(above[hold:] == above[:-hold])
-    if not quiet.size:
-        return nan
-    k = int(quiet[0])
-    part = (along[k - 1] - level) / (along[k - 1] - along[k]) if k else 0.0
-    return start + step * (k - 1 + float(part) if k else 0.0)
+    k = int(np.argmax(quiet))
+    if k == 0:
+        return float(start)
+    part = (along[k - 1] - level) / (along[k - 1] - along[k])
+    return start + step * (k - 1 + float(part))
 
 
 @dataclass(frozen=True)
@@ -445,11 +455,12 @@ def _qrs(smooth: Array, beat: MedianBeat) -> _Wave | str:
     noise = float(np.linalg.norm(beat.error_mv[:, peak]))
     if top < max(_MIN_QRS_MV, 8.0 * noise):
         return f"the largest magnitude of {top:.2f} mV does not stand out of the noise"
-    on = _falls(_departure(smooth, 4, 10, line=False), peak, -1, _EDGE * top, hold=6)
+    level = max(_EDGE * top, 2.0 * noise)
+    on = _falls(_departure(smooth, 4, 10, line=False), peak, -1, level, hold=6)
     if isfinite(on):
         on = _delta_onset(smooth, on, top, beat.rr_s)
     end = smooth.shape[1] - 1
-    off = end - _falls(_departure(smooth[:, ::-1], 5, 16, line=True), end - peak, -1, _EDGE * top, hold=15)
+    off = end - _falls(_departure(smooth[:, ::-1], 5, 16, line=True), end - peak, -1, level, hold=15)
     if not (isfinite(on) and isfinite(off)):
         return "QRS has no end within the beat"
     return _Wave(on, float(peak), off)
@@ -523,7 +534,7 @@ def _edge(flank: Array, levels: tuple[tuple[float, float], ...], noise: float = 
     It is extrapolated from where it crosses a pair of `levels`: the first that stand out of the noise, unless the
     next tell an end that is much nearer, for then the flank does not go down to the isoelectric line.
     """
-    ends = []
+    ends: list[float] = []
     for high, low in levels:
         upper, lower = (_falls(flank, 0, 1, share * float(flank[0])) for share in (high, low))
         slope = (_sigmas(_EDGE) - _sigmas(low)) / (_sigmas(low) - _sigmas(high))
@@ -546,7 +557,7 @@ def _steadiness(beats: Array, on: float, off: float) -> float:
     line = np.arange(part.shape[2]) - (part.shape[2] - 1) / 2
     part = part - part.mean(axis=2, keepdims=True)
     part -= (part @ line / max(float(line @ line), 1.0))[..., None] * line
-    wave = np.median(part, axis=0)
+    wave = _median(part)
     like = np.tensordot(part, wave, axes=2)
     return float(like.mean() / max(like.std(ddof=1) / sqrt(len(like)), 1e-12))
 
