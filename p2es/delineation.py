@@ -72,7 +72,8 @@ class MedianBeat:
     rr_s : float
         Usual (median) interval; NaN with fewer than two beats.
     kept, left_out : int
-        Beats of the dominant shape, and others (premature, wide, disturbed).
+        Beats in the median, and beats of another shape (premature, wide, disturbed). The neighbours of those, and beats
+        that the ends of the recording cut, are in neither where enough others are left.
     reason : str
         Why there is no beat; empty when there is one.
     """
@@ -111,7 +112,7 @@ class Delineation:
     transition_lead : str or None
         The first lead with R/S >= 1.
     kept, left_out : int
-        Beats of the dominant shape, and others.
+        As in `MedianBeat`.
     missing : mapping
         Of what was not found ("QRS", "P", "T", "RR", "QRS axis", ...): the reason.
     """
@@ -212,12 +213,12 @@ def median_beat(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: Array | N
     left_out = int(np.count_nonzero(~alike))
     if np.count_nonzero(alike) < max(at.size / 3, 2 if left_out else 1):
         return _no_beat(present, left_out, "no three of ten beats are alike")
-    at = at[alike]
+    at = at[_undisturbed(alike)]
     before, after = _reach(rr_s)
     pieces, r_sample = _aligned(leads, at, np.arange(-before, after))
     middle = _median(pieces)
     error = _error(pieces, middle)
-    return MedianBeat(middle, error, pieces, present, r_sample, rr_s, at.size, left_out)
+    return MedianBeat(middle, error, pieces, present, r_sample, rr_s, len(pieces), left_out)
 
 
 def _independent(ecg_mv: NDArray[np.floating], fs_hz: float) -> tuple[Array, Mask]:
@@ -286,6 +287,16 @@ def _alike(leads: Array, at: Array) -> Mask:
         if not kept.any():
             break
     return kept
+
+
+def _undisturbed(alike: Mask) -> Mask:
+    """Leave out also the neighbours of beats of other shape, for those lie on their T and P, where half stay."""
+    odd = ~alike
+    near = odd.copy()
+    near[1:] |= odd[:-1]
+    near[:-1] |= odd[1:]
+    alone = np.count_nonzero(~near)
+    return ~near if alone >= max(5, 0.5 * np.count_nonzero(alike)) else alike
 
 
 def _aligned(leads: Array, at: Array, offsets: NDArray[np.intp]) -> tuple[Array, int]:
