@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from gaussian_hearts import MORPHOLOGIES, default_heart, draw_heart, record
 
-from p2es import delineation
-from p2es.delineation import delineate, measure_ecg, median_beat
+from p2es.beats import r_peaks
+from p2es.delineation import WORK_HZ, delineate, measure_ecg, median_beat
 from p2es.errors import InputError
 from p2es.filters import resample
-from p2es.leads import INDEPENDENT_INDEX, LEADS, law_residuals
+from p2es.leads import INDEPENDENT, INDEPENDENT_INDEX, LEADS, law_residuals
 
 
 def rng_of(seed):
@@ -207,7 +207,7 @@ def test_rough_r_peaks_are_put_right(normal):
 def test_the_median_beat_is_the_beat(normal):
     heart, ecg, r_s = normal
     beat = median_beat(ecg, 500.0, r_s)
-    time_s = (np.arange(beat.ecg_mv.shape[1]) - beat.r_sample) / delineation.WORK_HZ
+    time_s = (np.arange(beat.ecg_mv.shape[1]) - beat.r_sample) / WORK_HZ
     near = np.abs(time_s) < 0.35
     rest = beat.ecg_mv - heart.wave("PQT", time_s)
     rest -= np.median(rest[:, near], axis=1, keepdims=True)
@@ -318,3 +318,72 @@ def test_a_gap_in_every_lead_costs_only_its_beats(normal):
 def test_what_is_no_ecg_is_refused(shape, fs_hz):
     with pytest.raises(InputError, match="give"):
         measure_ecg(np.zeros(shape), fs_hz)
+
+
+# --- Real recordings --------------------------------------------------------------------------------------------------
+
+
+def marked_beats(name, wfdb):
+    """Give, for each of the 8 leads of a LUDB record, {kind: [(onset, peak, offset), ...]} in samples."""
+    leads = []
+    for lead in INDEPENDENT:
+        marks = wfdb.rdann(name, lead.lower())
+        found = {"p": [], "N": [], "t": []}
+        for k, kind in enumerate(marks.symbol):
+            if kind in found and 0 < k < len(marks.symbol) - 1:
+                onset = marks.sample[k - 1] if marks.symbol[k - 1] == "(" else np.nan
+                offset = marks.sample[k + 1] if marks.symbol[k + 1] == ")" else np.nan
+                found[kind].append((onset, marks.sample[k], offset))
+        leads.append({kind: np.array(rows, float).reshape(-1, 3) for kind, rows in found.items()})
+    return leads
+
+
+def global_marks_s(leads, r_s):
+    """Give P on, P off, QRS on, QRS off, T off (5,) in s from R: medians over beats, of the second outermost lead.
+
+    The second earliest and second latest of the 8 leads, because the outermost is that of one doubtful lead.
+    """
+    rows = []
+    for r in r_s * 500:
+        row = []
+        windows = {"p": (-0.35, -0.05), "N": (-0.12, 0.12), "t": (0.1, 0.6)}
+        for kind, column in (("p", 0), ("p", 2), ("N", 0), ("N", 2), ("t", 2)):
+            first, last = (r + x * 500 for x in windows[kind])
+            times = [
+                rows_of[near][np.argmin(np.abs(rows_of[near, 1] - (first + last) / 2)), column]
+                for rows_of in (lead[kind] for lead in leads)
+                if (near := (rows_of[:, 1] > first) & (rows_of[:, 1] < last)).any()
+            ]
+            times = np.sort(np.array(times)[np.isfinite(times)])
+            row.append((times[1] if column == 0 else times[-2]) - r if times.size >= 4 else np.nan)
+        rows.append(row)
+    rows = np.array(rows)
+    enough = np.isfinite(rows).sum(axis=0) >= 2
+    return np.where(enough, np.nanmedian(np.where(enough, rows, 0.0), axis=0), np.nan) / 500
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
+def test_marks_of_ludb_spread_no_more_than_cardiologists_do(recordings):
+    import wfdb
+
+    errors, alike = [], 0
+    for k in range(1, 81):
+        name = str(recordings / "ludb" / "data" / str(k))
+        steps = wfdb.rdrecord(name, physical=False).d_signal.T.astype(float)
+        # The header's gains normalise each lead on its own; the steps are microvolt and obey the lead laws.
+        ecg_mv = (steps - np.median(steps, axis=1, keepdims=True)) / 1000
+        r_s = r_peaks(ecg_mv, 500.0)
+        marked = global_marks_s(marked_beats(name, wfdb), r_s[1:-1])
+        found = delineate(median_beat(ecg_mv, 500.0, r_s))
+        alike += np.isfinite(marked[0]) == np.isfinite(found.p_on_s)
+        errors.append(1000 * (marks_s(found) - marked))
+    errors = np.array(errors)
+    middle = np.nanmedian(errors, axis=0)
+    spread = 1.4826 * np.nanmedian(np.abs(errors - middle), axis=0)
+    # P on, P off, QRS on, QRS off, T off: what CSE allows (clinical.md, 4.1).
+    assert (spread <= [10.2, 12.7, 6.5, 11.6, 30.6]).all(), spread
+    # The plain SD of P on and QRS on is larger: two P of 70 are another bump, and a pacemaker's spike counts as QRS.
+    assert (np.nanstd(errors, axis=0)[3:] <= [11.6, 30.6]).all()
+    # Cardiologists mark QRS wider than 5 % of its magnitude, P and T about alike.
+    assert (np.abs(middle - [6.0, -5.0, 18.0, -15.0, 3.0]) <= 5.0).all(), middle
+    assert alike >= 73
