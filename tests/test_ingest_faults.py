@@ -182,6 +182,19 @@ def test_what_is_there_twice_is_told_by_its_name_in_the_archive(local_ray, setti
     assert told[0].record in ({name} if appended else {name, original.stem})
 
 
+def test_a_bit_that_fell_over_is_in_the_account_and_costs_no_window(local_ray, settings, archive):
+    whole = run(settings, archive, "whole")
+    victim = min(archive.glob("*.dat"))
+    data = bytearray(victim.read_bytes())
+    data[5001] ^= 1
+    victim.write_bytes(data)
+    result = run(settings, archive)
+    assert (result.windows, result.quarantined) == (whole.windows, {"checksum": 1})
+    (line,) = left_out(Dataset.open(result.url), settings, "tests", str(archive))
+    assert (line.record, line.what, line.reason) == (victim.stem, "segment", "checksum")
+    Dataset.open(result.url).verify()
+
+
 def test_a_person_who_was_deleted_does_not_come_back(local_ray, settings, archive):
     url = run(settings, archive).url
     person = settings.hashed_id("tests", "person", "person-000001")

@@ -118,7 +118,8 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
     source : str
         Institution family.
     skipped : list of RecordError
-        Gets an entry for each segment or signal that could not be read while others could.
+        Gets an entry for each segment or signal that could not be read while others could; and, once a recording was
+        read whole, one for each segment that misses its checksums (`checksum`), which costs no recording.
 
     Raises
     ------
@@ -138,8 +139,9 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
         provenance={"format": "wfdb"},
     )
     if header.segments is None:
-        signals = _joined([_opened(path, header, root, Cache(), skipped)])
-        yield replace(record, signals=signals, r_peaks_s=_beats(path, header.frame_hz, root, skipped))
+        whole = _opened(path, header, root, Cache(), skipped)
+        yield replace(record, signals=_joined([whole]), r_peaks_s=_beats(path, header.frame_hz, root, skipped))
+        _compare_sums([whole], skipped)
         return
     noted: list[RecordError] = []
     left_out: list[RecordError] = []
@@ -153,6 +155,7 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
             continue
         peaks = _of_run(run, beats, root, noted)
         yield replace(record, record=f"{name}/{run[0].path.stem}", signals=signals, r_peaks_s=peaks)
+        _compare_sums(run, noted)
         readable += 1
     if not readable:
         raise left_out[0] if left_out else RecordError(f"{path.name} has no segment with signals", "no_segments")
@@ -172,7 +175,8 @@ class _Segment:
     frame_hz: float
     signals: tuple[Signal, ...]
     setup: tuple[Any, ...]
-    files: frozenset[tuple[Path, int]]
+    files: tuple[SignalFile, ...]
+    places: frozenset[tuple[Path, int]]
 
 
 def _runs(
@@ -189,7 +193,7 @@ def _runs(
                 raise RecordError(f"{path.name} names the segment {line.name} twice", "duplicate")
             seen |= {line.name} - {None}
             segment = _segment(path, header, line, start, root, cache, left_out)
-            if segment and segment.files in seen:
+            if segment and segment.places in seen:
                 segment = None
                 raise RecordError(f"{line.name}.hea holds the samples of an earlier segment", "duplicate")
         except RecordError as error:
@@ -199,7 +203,7 @@ def _runs(
             run = []
         if segment:
             run.append(segment)
-            seen.add(segment.files)
+            seen.add(segment.places)
         start += line.frames
     if run:
         yield run
@@ -249,7 +253,20 @@ def _opened(path: Path, header: Header, root: Path, cache: Cache, left_out: list
         raise errors[0]
     left_out += errors
     places = frozenset((file.path, max(line.offset for line in sharing[name])) for name, file in files.items())
-    return _Segment(path, 0, frames, header.frame_hz, tuple(signals), tuple(setup), places)
+    return _Segment(path, 0, frames, header.frame_hz, tuple(signals), tuple(setup), tuple(files.values()), places)
+
+
+def _compare_sums(run: Sequence[_Segment], errors: list[RecordError]) -> None:
+    """Tell of segments that were read whole and miss their checksums."""
+    for segment in run:
+        try:
+            wrong = sum(file.wrong_sums() for file in segment.files)
+        except RecordError as error:  # the file went while it was read
+            errors.append(error)
+            continue
+        if wrong:
+            what = f"{wrong} signals of {segment.path.name} miss the checksums of its header"
+            errors.append(RecordError(f"{what}: fetch it again, and see whether the header was edited", "checksum"))
 
 
 def _file(path: Path, name: str, lines: Sequence[SignalLine], frames: int, root: Path, cache: Cache) -> SignalFile:
