@@ -312,6 +312,15 @@ def test_an_ecg_without_a_known_unit_is_kept_and_not_called_millivolt(tmp_path, 
     assert signal.gain == (200 if "200" in line else None)
 
 
+def test_the_unit_may_stand_in_the_name_and_must_not_contradict_the_header(tmp_path):
+    lines = ["16 200/mV 16 0 0 0 0 II [mV]", "16 200/mV 16 0 0 0 0 V1 [uV]", "16 200/NU 16 0 0 0 0 V2 (mV)"]
+    skipped = []
+    (recording,) = read_all(write_record(tmp_path, signals=[*lines, "16 9/NU 16 0 0 0 0 ir"]), skipped)
+    assert [(s.lead, s.unit) for s in recording.signals] == [("II", "mV"), ("V2", "unknown"), (None, "NU")]
+    assert reasons(skipped) == ["header"]
+    assert "says uV, its header mV" in str(skipped[0])
+
+
 NAMES = {
     "V": (SignalKind.ECG, None),
     "MCL1": (SignalKind.ECG, None),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from p2es.demographics import Demographics, Sex, parse_number, parse_sex
 from p2es.errors import InputError, RecordError
-from p2es.formats.naming import kind_of, lead_of, to_millivolt
+from p2es.formats.naming import kind_of, lead_of, to_millivolt, unit_of
 from p2es.formats.wfdb_annotations import read_beats
 from p2es.formats.wfdb_header import (
     UNCALIBRATED_GAIN,
@@ -292,7 +292,7 @@ def _signal(path: Path, line: SignalLine, frame_hz: float, frames: int, file: Si
     assert kind is not None
     if kind is SignalKind.ECG:
         # Without a gain it is not calibrated (header(5)): no millivolt can be made of it.
-        known = to_millivolt(unit) if gain is not None else None
+        known = to_millivolt(unit_of(line.name, unit)) if gain is not None else None
         factor, unit = (1.0, "unknown") if known is None else (known, "mV")
     load = _Physical(file, index, line, factor)
     return Signal(
