@@ -213,7 +213,8 @@ def _files_of(files: Any, record: RecordRef, mappings: tuple[Layout, ...]) -> It
         header = pending.pop()
         stem = header.removesuffix(".hea")
         notes = sorted(found for found in there if re.fullmatch(re.escape(stem) + r"\.[A-Za-z][\w+-]{0,15}", found))
-        for other in (*named_by(header, files.cat_file(header, end=HEADER_BYTES)), *notes):
+        named = named_by(header, files.cat_file(header, end=HEADER_BYTES))
+        for other in (*named, *notes, *(beside_names(path, mappings) if header == path else ())):
             if other in there and other not in given:
                 given.add(other)
                 yield other
