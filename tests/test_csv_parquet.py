@@ -367,7 +367,7 @@ def test_ncku_is_known_by_its_counter_with_and_without_a_header(tmp_path, named)
 def mistakes():
     return {
         "no toml": ("= 5", "is no TOML"),
-        "kind": (MAPPING.replace('kind = "table"', 'kind = "csv"'), "kind must be table or mat"),
+        "kind": (MAPPING.replace('kind = "table"', 'kind = "csv"'), "kind must be table, mat or wfdb"),
         "unknown key": (MAPPING + "\ncolour = 3\n", "colour"),
         "no match": (MAPPING.replace("[match]", "[mtach]"), "match is missing"),
         "a lead that is none": (
