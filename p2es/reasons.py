@@ -3,6 +3,7 @@
 REASONS = {
     "amplitude": "beats under 0.02 or over 10 mV: the unit cannot be millivolt",
     "annotations": "beat annotations cannot be read; the recording is kept without them",
+    "checksum": "samples do not add up to the header's checksum; the recording is kept",
     "compressed": "samples in a compression that is not read here",
     "deleted": "the person was deleted from this dataset",
     "demographics": "a code of sex that nobody declared; kept as unknown",

@@ -123,7 +123,7 @@ def _quiet_ray_data() -> Iterator[None]:
         context.enable_progress_bars = shown
 
 
-def _answer(row: Mapping[str, Any], work: Callable[[], Any]) -> dict[str, Any]:
+def answer(row: Mapping[str, Any], work: Callable[[], Any]) -> dict[str, Any]:
     """Give what the work made, or the user's error as a value: an exception would come back as Ray's own."""
     try:
         return {"row": row["row"], "result": json.dumps(work()), "error": ""}
@@ -141,7 +141,7 @@ class HashTask:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Hash the batch of a row."""
         references = [RecordRef(**reference) for reference in json.loads(row["batch"])]
-        return _answer(row, lambda: self.digests(references))
+        return answer(row, lambda: self.digests(references))
 
     def digests(self, references: Sequence[RecordRef]) -> list[str]:
         """Give the SHA-256 of each record's files."""
@@ -192,7 +192,7 @@ class ReadTask:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Read the batch of a row."""
         records = [Record.from_dict(record) for record in json.loads(row["batch"])]
-        return _answer(row, lambda: asdict(self.part(records)))
+        return answer(row, lambda: asdict(self.part(records)))
 
     def part(self, records: Sequence[Record]) -> Part:
         """Make the part of a batch, or find what an earlier run made of it."""
@@ -252,7 +252,7 @@ class _Reader:
         try:
             split = split_of(config, recording.person)
             for piece in cut(recording, step_s=config.step_s, ids=hashed_id, split=split):
-                self.writer.add(piece.windows)
+                self.writer.add(piece.windows, self.record.id)
                 self.candidates += piece.candidates
                 rejected.update(piece.rejected)
                 notes.update(piece.notes)
