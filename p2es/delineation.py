@@ -47,6 +47,8 @@ _DELTA = 0.06
 _MIN_STEADINESS = 10.5
 _MIN_QRS_MV, _MIN_T_MV, _MIN_P_MV = 0.1, 0.05, 0.02
 _MIN_R_MV, _FLAT_T_MV = 0.02, 0.05
+# The shortest P of people is near 60 ms; the foot of a slow QRS passed for one of 26 ms.
+_MIN_P_S = 0.045
 # Below these net areas an axis is left out (clinical.md 3.3: 10 uV s); of P the usual area is 8 uV s itself.
 _MIN_AREA_MV_S = {"QRS": 0.010, "T": 0.010, "P": 0.002}
 _T_FROM_J_S = 0.04
@@ -616,6 +618,8 @@ def _p_wave(smooth: Array, beat: MedianBeat, qrs: _Wave, t: _Wave | str) -> _Wav
     off = peak + _p_edge(magnitude[peak:], _P_OFF_LEVELS)
     if not isfinite(on):
         return "P does not come down towards T"
+    if (min(off, qrs.on) if isfinite(off) else qrs.on) - on < _MIN_P_S * WORK_HZ:
+        return "what rises before QRS is too short for P: it is the foot of QRS"
     steadiness = _steadiness(beat.beats_mv, on - 10, min(off, qrs.on) if isfinite(off) else qrs.on)
     if steadiness < _MIN_STEADINESS:
         return f"what is before QRS is not alike from beat to beat (t {steadiness:.1f})"

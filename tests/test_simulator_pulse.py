@@ -30,6 +30,9 @@ class Mean:
     def standard_normal(self, size=None):
         return 0.0 if size is None else np.zeros(size)
 
+    def spawn(self, n):
+        return [self] * n
+
     def uniform(self, low, high, size=None):
         return (low + high) / 2 if size is None else np.full(size, (low + high) / 2)
 
