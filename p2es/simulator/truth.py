@@ -28,7 +28,7 @@ class Beats:
     Attributes
     ----------
     r_s : array
-        Largest spatial magnitude of the QRS.
+        Largest magnitude of the QRS over the leads, each by the root of its height (`waves.Waves.span`).
     kind : array
         `BeatKind`.
     rr_s : array
