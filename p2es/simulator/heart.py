@@ -268,7 +268,7 @@ def _placement(day: np.random.Generator) -> Floats:
 def _with_residual(waves: Waves, share: float, draws: Floats) -> Waves:
     """Give V1..V6 a shape of the person's own that no dipole makes, with a share of their energy.
 
-    It lies in the waves of `_LOCAL`, whose vectors are zero, and in T.
+    It lies in the waves of `_LOCAL`, which are the beat's last, and in T.
 
     Parameters
     ----------
@@ -277,7 +277,7 @@ def _with_residual(waves: Waves, share: float, draws: Floats) -> Waves:
         Standard normal: of each wave of `_LOCAL`, and of T.
     """
     own = draws - _DIPOLAR @ (_DIPOLAR.T @ draws)
-    local = (waves.group == Group.QRS) & ~waves.vector_mv.any(axis=0)
+    local = slice(-_LOCAL.group.size, None)
     shape = np.zeros((N_INDEPENDENT, waves.group.size))
     shape[2:, local] = own[:, : _LOCAL.group.size] * np.linalg.norm(waves.area(Group.QRS)) / _AREA
     t = waves.group == Group.T

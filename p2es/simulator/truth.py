@@ -219,9 +219,11 @@ def truth_of(
 ) -> Truth:
     """Gather what is true of a recording of `duration_s` whose sensor adds `delay_s`; `clock` as in `beats_of`."""
     every = beats_of(heart, rhythm, train, delay_s, clock)
-    beats = every.only((every.r_s >= 0) & (every.r_s < duration_s))
-    usual = beats.only(beats.kind == BeatKind.NORMAL)
-    usual = usual if usual.r_s.size else beats
+    inside = (every.r_s >= 0) & (every.r_s < duration_s)
+    beats = every.only(inside)
+    chosen = beats.kind == BeatKind.NORMAL
+    chosen = chosen if chosen.any() else np.ones(beats.kind.size, bool)
+    usual = beats.only(chosen)
     wide = usual.kind[0] if usual.kind.size else BeatKind.NORMAL
     qt_ms = 1000 * (usual.t_off_s - usual.qrs_on_s)
     rr_s = float(beats.rr_s.mean()) if beats.rr_s.size else math.nan
@@ -238,7 +240,8 @@ def truth_of(
         pr_ms=_median(1000 * (usual.qrs_on_s - usual.p_on_s)),
         qrs_ms=_median(1000 * (usual.qrs_off_s - usual.qrs_on_s)),
         qt_ms=_median(qt_ms),
-        qtcf_ms=_median(qt_ms) / np.cbrt(_median(usual.rr_s)),
+        # By the factor with which this heart follows its rate: pauses and early beats do not change it.
+        qtcf_ms=_median(1000 * (usual.t_off_s - usual.qrs_on_s) / factor[inside][chosen]),
         heart_rate_bpm=60 / rr_s,
         delay_s=_median(beats.pulse_steepest_s - beats.r_s),
         sensor=sensor,
