@@ -1,4 +1,4 @@
-"""Why something of an archive was left out, in plain words."""
+"""Why something of an archive was left out, changed or doubted, in plain words."""
 
 REASONS = {
     "amplitude": "beats under 0.02 or over 10 mV: the unit cannot be millivolt",
@@ -29,6 +29,7 @@ REASONS = {
     "ppg_flat": "the PPG does not move: a dead sensor",
     "ppg_missing": "gaps in the PPG",
     "ppg_poor": "more noise than pulses in the PPG",
+    "ppg_turned": "the PPG fell in systole (light received); it is kept, turned",
     "ppg_wrapped": "the PPG jumps by the converter's whole range: the file is corrupt",
     "rate": "no sampling rate, an impossible one, or one that the clock contradicts",
     "shape": "samples of the wrong shape",
@@ -41,6 +42,8 @@ REASONS = {
     "unreadable": "a damaged file",
 }
 """Reason codes of the quarantine table and of the notes, with what they mean."""
+KEPT = frozenset({"annotations", "demographics", "people_differ", "people_not_found", "ppg_turned"})
+"""Reasons of what is told but costs no signal."""
 
 
 def explain(reason: str) -> str:

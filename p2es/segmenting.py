@@ -16,6 +16,7 @@ from p2es.evidence import Fault
 from p2es.fingerprint import fingerprint
 from p2es.judging import Leads, Pulse, judge_leads, judge_pulses
 from p2es.leads import LEADS, LIMB, N_LEADS
+from p2es.polarity import is_inverted
 from p2es.recording import Recording, Signal, SignalKind
 from p2es.timeline import Timeline, lay_out
 from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, WINDOW_S, Window
@@ -53,7 +54,7 @@ class Segmented:
         All places for a window: ``len(windows) + sum(rejected.values())``, exactly.
     notes : mapping
         Reason to count: the PPG left out of windows that are kept for their ECG, or the ECG of those kept for
-        their PPG.
+        their PPG; `ppg_turned`, the windows whose PPG was upside down.
     """
 
     windows: tuple[Window, ...]
@@ -81,6 +82,9 @@ class _Plan:
     factors: Array | None = None
     """What makes true millivolt of each of `ecgs`, where the file's gains are wrong."""
     flags: tuple[str, ...] = ()
+    """Of its ECG."""
+    turned: tuple[bool, ...] = ()
+    """Which of `ppgs` are upside down; empty where none is."""
     delay_s: float | None = None
     delay_confidence: float | None = None
     delay_iqr_s: float | None = None
@@ -169,6 +173,7 @@ def _cut_stretch(
             rejected[reasons[0]] += 1
             continue
         notes.update(reasons)
+        notes.update(["ppg_turned"] * bool(_turned(plan, pulse)))
         window = _window(plan, line, start, leads, pulse, replace(common, enrolment=enrolment), annotated_s)
         windows.append(window)
         if enrolment is None and leads.mask.all():
@@ -197,10 +202,15 @@ def _window(
         ppg_channels=tuple(plan.ppgs[channel].name for channel in pulse.channels),
         r_peaks_s=r_peaks_s,
         heart_rate_bpm=_heart_rate(line, start_s, has_ecg, pulse.channels),
-        flags=(*plan.flags, *leads.flags) if has_ecg else (),
+        flags=(*((*plan.flags, *leads.flags) if has_ecg else ()), *_turned(plan, pulse)),
         **figures,
     )
     return replace(window, fingerprint=fingerprint(window))
+
+
+def _turned(plan: _Plan, pulse: Pulse) -> tuple[str, ...]:
+    """Give a flag for each channel of the window that was upside down."""
+    return tuple(f"ppg_turned:{plan.ppgs[k].name}" for k in pulse.channels if plan.turned and plan.turned[k])
 
 
 def _heart_rate(line: Timeline, start_s: float, has_ecg: bool, channels: Sequence[int]) -> float | None:
@@ -235,7 +245,8 @@ def _stretch_s(plan: _Plan) -> float:
 
 def _laid_out(plan: _Plan, first: int, count: int) -> Timeline:
     line = lay_out(plan.ecgs, plan.ppgs, first, count)
-    return line if plan.factors is None else line.scaled(plan.factors)
+    line = line if plan.factors is None else line.scaled(plan.factors)
+    return line.turned(plan.turned) if plan.turned else line
 
 
 def _plan(recording: Recording, step_s: float) -> _Plan:
@@ -269,7 +280,7 @@ def _plan(recording: Recording, step_s: float) -> _Plan:
 
 
 def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
-    """Check the lead laws, the size and the delay on stretches of the recording."""
+    """Check the lead laws, the size, which way up the PPG is and the delay on stretches of the recording."""
     factors = _repair(plan, probes)
     flags: tuple[str, ...] = ()
     if factors is not None:
@@ -277,10 +288,14 @@ def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
         flags = ("gains_repaired",)
     if unusual_heart(_heart_size(plan, probes)):
         flags = (*flags, "amplitude")
+    turned = tuple(is_inverted([probe.ppg[k] for probe in probes], FS_HZ) for k in range(len(plan.ppgs)))
+    turned = turned if any(turned) else ()
+    if turned:
+        probes = [probe.turned(turned) for probe in probes]
     delay_s, confidence, iqr_s = _delay(probes)
     whole = probes[0] if probes[0].ecg.shape[1] == plan.samples else None
     return replace(
-        plan, whole=whole, factors=factors, flags=flags,
+        plan, whole=whole, factors=factors, flags=flags, turned=turned,
         delay_s=delay_s, delay_confidence=confidence, delay_iqr_s=iqr_s,
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ def show(url: str, version: int | None = None) -> Answer:
         ("sources", _list(sources)),
         ("records", f"{manifest['records']:,}, of which {sum(left_out['record'].values()):,} could not be used"),
         ("tried", f"{manifest['candidates']:,} windows = {rows:,} kept + {rejected:,} left out"),
-        *((f"{what}s left out", _list(counts)) for what, counts in sorted(left_out.items()) if counts),
+        *(("changed, kept" if what == "change" else f"{what}s left out", _list(counts)) for what, counts in sorted(left_out.items()) if counts),
         ("left out of kept", _list(_summed(part["notes"] for part in manifest["parts"]))),
         ("size", f"{size / 1e6:,.1f} MB in {len(dataset.shards()):,} shards, {each_kb:.1f} kB a window"),
         ("made with", ", ".join(f"{name} {value}" for name, value in sorted(manifest["ingest"].items()))),
