@@ -335,7 +335,7 @@ def _repair(plan: _Plan, probes: list[Timeline]) -> Array | None:
     known = np.isfinite(gains[[row for row in plan.rows if row is not None]]).all()
     steps = ecg * factors[[limb[name] for name in names]][:, None, None]
     share, floor = lead_laws.REPAIRED_SHARE, lead_laws.FLOOR_MV / 5
-    if known and np.median(lead_laws.broken(names, steps, share, floor)) == 0.0:
+    if known and not np.median(np.any(lead_laws.broken_or_noisy(names, steps, share, floor), axis=0)):
         size = _heart_size(plan, [probe.scaled(factors) for probe in probes])
         if size is not None and _REPAIRED_HEARTS[0] <= size <= _REPAIRED_HEARTS[1]:
             return factors
