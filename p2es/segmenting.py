@@ -14,6 +14,7 @@ from p2es.delay import pulse_delay
 from p2es.errors import RecordError
 from p2es.evidence import Fault
 from p2es.fingerprint import fingerprint
+from p2es.heart_rate import unlikely_ecg, unlikely_ppg
 from p2es.judging import Leads, Pulse, judge_leads, judge_pulses
 from p2es.leads import LEADS, LIMB, N_LEADS
 from p2es.polarity import is_inverted
@@ -83,6 +84,7 @@ class _Plan:
     """What makes true millivolt of each of `ecgs`, where the file's gains are wrong."""
     flags: tuple[str, ...] = ()
     """Of its ECG."""
+    ppg_flags: tuple[str, ...] = ()
     turned: tuple[bool, ...] = ()
     """Which of `ppgs` are upside down; empty where none is."""
     delay_s: float | None = None
@@ -202,10 +204,17 @@ def _window(
         ppg_channels=tuple(plan.ppgs[channel].name for channel in pulse.channels),
         r_peaks_s=r_peaks_s,
         heart_rate_bpm=_heart_rate(line, start_s, has_ecg, pulse.channels),
-        flags=(*((*plan.flags, *leads.flags) if has_ecg else ()), *_turned(plan, pulse)),
+        flags=_flags(plan, leads, pulse),
         **figures,
     )
     return replace(window, fingerprint=fingerprint(window))
+
+
+def _flags(plan: _Plan, leads: Leads, pulse: Pulse) -> tuple[str, ...]:
+    """Give what is odd about the signals that the window has."""
+    ecg = (*plan.flags, *leads.flags) if leads.mask.any() else ()
+    ppg = (*plan.ppg_flags, *_turned(plan, pulse)) if pulse.ppg is not None else ()
+    return tuple(dict.fromkeys((*ecg, *ppg)))
 
 
 def _turned(plan: _Plan, pulse: Pulse) -> tuple[str, ...]:
@@ -280,7 +289,7 @@ def _plan(recording: Recording, step_s: float) -> _Plan:
 
 
 def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
-    """Check the lead laws, the size, which way up the PPG is and the delay on stretches of the recording."""
+    """Check lead laws, size, heart rate, which way up the PPG is, and the delay, on stretches of the recording."""
     factors = _repair(plan, probes)
     flags: tuple[str, ...] = ()
     if factors is not None:
@@ -288,6 +297,9 @@ def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
         flags = ("gains_repaired",)
     if unusual_heart(_heart_size(plan, probes)):
         flags = (*flags, "amplitude")
+    if unlikely_ecg([probe.ecg for probe in probes], FS_HZ):
+        flags = (*flags, "rate_unlikely")
+    ppg_flags = ("rate_unlikely",) if unlikely_ppg([probe.ppg for probe in probes], FS_HZ) else ()
     turned = tuple(is_inverted([probe.ppg[k] for probe in probes], FS_HZ) for k in range(len(plan.ppgs)))
     turned = turned if any(turned) else ()
     if turned:
@@ -295,7 +307,7 @@ def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
     delay_s, confidence, iqr_s = _delay(probes)
     whole = probes[0] if probes[0].ecg.shape[1] == plan.samples else None
     return replace(
-        plan, whole=whole, factors=factors, flags=flags, turned=turned,
+        plan, whole=whole, factors=factors, flags=flags, ppg_flags=ppg_flags, turned=turned,
         delay_s=delay_s, delay_confidence=confidence, delay_iqr_s=iqr_s,
     )  # fmt: skip
 
