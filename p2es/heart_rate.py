@@ -14,7 +14,8 @@ from scipy import ndimage, signal
 from p2es.filters import bridge
 
 POSSIBLE_BPM = (25.0, 250.0)
-"""Sustained rates that people have. Of 240 real and simulated recordings all that repeat have 42 to 142."""
+"""Sustained rates that people have. Of 240 real and simulated recordings the fastest ECG repeats 142 times a minute,
+the slowest PPG 42 times."""
 FAST_BPM, FAST_QRS_HZ = 180.0, 21.0
 """At such a rate a QRS of such a spectrum is too short for a heart: 20 Hz is the most in real records (median 15)."""
 SLOW_QRS_HZ = 8.0
@@ -24,7 +25,8 @@ _BLOCK_S = 24.0
 _PERIODS_S = (0.12, 6.0)
 # A period and its multiples repeat alike; the first that is nearly as high as the highest is it.
 _NEARLY = 0.85
-# Least autocorrelation of something that repeats; the median of noise is 0.2, of real recordings 0.93.
+# Least autocorrelation of something that repeats: that of white noise in either band is 0.44 at most (of 200 stretches
+# of 10 s; of 24 s 0.25), the median of real and simulated recordings 0.93.
 _LEAST_HEIGHT = {"ecg": 0.5, "ppg": 0.75}
 _LEAST_RECORDED = 0.8
 _LEAST_SHARE = 0.5

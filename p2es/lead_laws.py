@@ -24,7 +24,7 @@ computes four limb leads of two; of 80 LUDB records, whose gains normalise each 
 NOISE_MV, NOISE_SHARE = 0.03, 0.5
 """What leads may be off by noise of their own: so much, and so much of their size (RMS).
 
-An electrocardiograph may add 30 uV peak to valley (IEC 60601-2-25), about 5 uV RMS; of 20 uV RMS in each of six leads
+An electrocardiograph may add 30 uV peak to peak (ANSI/AAMI EC11), about 5 uV RMS; of 20 uV RMS in each of six leads
 the misfit is 21 uV at most. More is refused, whatever it is."""
 REPAIRED_SHARE = 0.02
 """Converter steps must obey the laws to this share before they are taken in place of wrong gains (LUDB: 0.6 %)."""
