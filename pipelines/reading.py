@@ -24,6 +24,7 @@ from p2es.formats import (
     load_people_layout,
     read,
 )
+from p2es.reasons import KEPT
 from p2es.recording import Recording
 from p2es.segmenting import cut
 from p2es.windows import SCHEMA_VERSION
@@ -262,7 +263,7 @@ class _Reader:
             for reason, count in rejected.items():
                 self._leave_out("window", reason, "", count, person)
             for reason, count in notes.items():
-                self._leave_out("signal", reason, "", count, person)
+                self._leave_out("change" if reason in KEPT else "signal", reason, "", count, person)
 
     def _leave_out(self, what: str, reason: str, detail: str, count: int = 1, person: str | None = None) -> None:
         self.writer.leave_out(
