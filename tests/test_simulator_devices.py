@@ -581,21 +581,14 @@ def test_wander_is_breathing_and_slower_things():
     assert share_in(rest, 500.0, 0.0, 0.42) > 0.99
 
 
-def test_noise_of_the_electrodes_is_ranked_by_the_conditions_and_clean_is_todays():
-    from p2es.simulator.device import electrode_noise as todays
-
-    from p2es.simulator.rhythm import Rhythm
-
-    air = Rhythm(np.empty(0), np.empty(0), 0.25, 0.0)
-    before = np.sqrt(np.mean([todays(np.random.default_rng(k), air, 7500, 250.0).var() for k in range(40)]))
-
+def test_noise_of_the_electrodes_is_ranked_by_the_conditions_and_clean_is_small():
     def rms_mv(conditions):
         return np.sqrt(
             np.mean([noise(e, 30.0, 250.0, k).var() for k, e in enumerate(worn_pieces(conditions, 40, 30.0))])
         )
 
     clean, usual, ward, stress = map(rms_mv, (el.CLEAN, el.USUAL, el.WARD, el.STRESS))
-    assert clean == pytest.approx(before, rel=0.25)
+    assert 0.01 < clean < 0.05
     assert clean < usual < ward < stress
 
 
