@@ -36,7 +36,7 @@ def upside_down(recording):
 
 
 def pulses_of(recording):
-    (signal,) = recording.of_kind(SignalKind.PPG)
+    signal = recording.of_kind(SignalKind.PPG)[0]
     count = int(signal.end_s * FS_HZ)
     return stored_ppg(np.asarray(signal.read(), np.float64)[None], signal.fs_hz, signal.start_s, 0, count)[0]
 

@@ -19,7 +19,7 @@ FS = 250.0
 
 @pytest.fixture(scope="module")
 def person():
-    return monitored(1, 11, 40.0)
+    return monitored(1, 30, 40.0)
 
 
 def steps(samples, gain):
