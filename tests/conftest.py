@@ -61,6 +61,13 @@ def settings(tmp_path, monkeypatch):
     )
 
 
+class Several(list):
+    """A list that hypothesis can print: windows write out their arrays."""
+
+    def __repr__(self):
+        return f"<{len(self)} windows>"
+
+
 @pytest.fixture(scope="session")
 def twelve_windows():
     """Three windows each of four people: two in train, one in test, one in validation."""
@@ -72,7 +79,8 @@ def twelve_windows():
         recording = monitored(0, index, 32.0)
         return segment(recording, step_s=10.0, ids=lambda *parts: "/".join(parts), split=split).windows
 
-    return [w for index, split in enumerate(["train", "train", "test", "validation"]) for w in cut(index, split)]
+    splits = ["train", "train", "test", "validation"]
+    return Several(w for index, split in enumerate(splits) for w in cut(index, split))
 
 
 @contextlib.contextmanager
