@@ -52,7 +52,8 @@ class IngestArgs(StageArgs):
     """A recipe, and the archive to read."""
 
     archive: tyro.conf.Positional[str | None] = None
-    """A folder, file, glob, list (@list.txt) or bucket address. Without one, the recipe's own simulated archive."""
+    """A folder, file, glob, list (@list.txt) or bucket address. simulated:clinic (or another population) simulates the
+    people of --simulate.* as it reads and writes no archive. Without any, the recipe's own simulated archive."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def simulate(args: StageArgs, settings: Settings) -> int:
 
     with _ray(args.recipe, settings):
         result = stage.run(args.recipe, settings)
-    print(f"{result.people} people in {result.folder}{' (reused)' if result.reused else ''}")
+    print(
+        f"{result.records} records of {result.people} people in {result.folder}{' (reused)' if result.reused else ''}"
+    )
     return 0
 
 
@@ -371,7 +374,7 @@ def demo(args: StageArgs, settings: Settings) -> int:
 
 
 COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
-    "simulate": (simulate, "p2es simulate --simulate.people 200"),
+    "simulate": (simulate, "p2es simulate --simulate.people 200 --simulate.population clinic"),
     "ingest": (ingest, "p2es ingest path/to/archive --ingest.source mimic"),
     "dataset": (dataset, "p2es dataset show NAME"),
     "group": (group, "p2es group --group.neighbours 20"),
