@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import gcd
 
+from p2es.demographics import parse_number
 from p2es.errors import ConfigError, InputError, P2EsError, RecordError
 from p2es.formats.find import RecordRef, Survey
 from p2es.recording import Recording
@@ -171,4 +172,7 @@ def read(reference: RecordRef, source: str) -> Iterator[Recording]:
         )
     except P2EsError as error:
         raise RecordError(str(error), "header") from None
-    yield replace(made, source=source, provenance={"format": "simulated"})
+    # An archive keeps no age above 89, nor does any reader.
+    age = made.demographics.age_years
+    known = made.demographics if age is None else replace(made.demographics, age_years=parse_number(f"{age:g}", "age_years"))
+    yield replace(made, source=source, demographics=known, provenance={"format": "simulated"})
