@@ -199,7 +199,8 @@ def ingest(args: IngestArgs, settings: Settings) -> int:
         print(f"  left out {count:7d}  {reason:22s} {explain(reason)}")
     name = result.url.rsplit("/", 1)[-1]
     if result.quarantined:
-        print(f"which ones: p2es dataset quarantine {name} --source {args.recipe.ingest.source} --archive {archive}")
+        where = stage.address_of(archive, args.recipe)
+        print(f"which ones: p2es dataset quarantine {name} --source {args.recipe.ingest.source} --archive {where}")
     return 0
 
 

@@ -196,8 +196,28 @@ it; below, the pulse of the same ten seconds, later by the sensor's delay. All p
 one person, so that what differs is the rhythm or the morphology.
 """
 _FLAWS = """
-## What is simplified
+## What looks wrong or is simplified
 
+Looked at strip by strip, at the size of the page:
+
+- WPW: the delta wave is a bump of its own before the QRS, with a return to the line in I, V1 and V2, rather than a
+  slurred start of it; V4-V6 hardly show it.
+- ST depression: under 0.05 mV in V4-V6, which a reader would pass as normal.
+- LBBB: QRS looks narrow in II and V4, and V3 is much smaller than V2 and V4.
+- RBBB: V1 to V3 keep their deep S before R' (rSR' rather than rsR'), and lead II shows nothing of the block.
+- S in V1 has a flat bottom in some people, two samples wide after the filter of 40 Hz.
+- P is taller in V4 than in II in some people.
+- Premature beats come every other beat in some people (bigeminy) for the whole recording; the sinus P within a
+  ventricular beat is not to be seen.
+- Mobitz II and AV block III have narrow QRS unless a bundle branch block is asked for; in III no atrial rhythm changes
+  with the ventricles'.
+- QTcF of the truth is the median QT over the cube root of the median RR: with dropped or premature beats it is not that
+  of the same heart in sinus rhythm (364 to 442 for 401 ms above).
+- Tall voltages run over into the row above, as on paper.
+- Pulses of older people on some sensors are narrow and without a notch; what dips below the foot is the filter of
+  0.4 Hz.
+- No pacemaker, atrial flutter, ectopic rhythms of other origin, Q waves of old infarction, fascicular blocks, or
+  change of ST and T over time.
 """
 
 

@@ -82,9 +82,7 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
         the same heart is in two splits (with `twins` at `fail`), no window could be made, or there is no space.
     """
     config = recipe.ingest
-    if simulated.is_simulated(archive):
-        # What the address leaves open is as the recipe has it, so that --simulate.people and the like hold here too.
-        archive = simulated.parse(archive, recipe.simulate).address
+    archive = address_of(archive, recipe)
     url = settings.path("datasets", name or _name(recipe, archive))
     options, layouts = read_options(config)
     found = survey(archive, options.mappings, layouts)
@@ -106,6 +104,11 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
             held.check()
             base = commit(url, [*old, *parts], _merged(base, how), base.version if base else 0)
     return _result(base, found, reused=not changed)
+
+
+def address_of(archive: str, recipe: Recipe) -> str:
+    """Give the whole address of an archive: what one of simulated people leaves open is as the recipe has it."""
+    return simulated.parse(archive, recipe.simulate).address if simulated.is_simulated(archive) else archive
 
 
 def _deleted(base: Dataset | None) -> frozenset[str]:

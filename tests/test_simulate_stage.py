@@ -188,7 +188,7 @@ def test_a_recipe_that_cannot_work_is_refused_in_one_line(numbers, says):
 @pytest.mark.parametrize("population", POPULATIONS)
 @pytest.mark.parametrize("numbers", [{"ecg_fs_hz": 500.0}, {"ecg_fs_hz": 360.0, "duration_s": 33.0}])
 def test_what_the_recipe_accepts_can_be_written(tmp_path, population, numbers):
-    config = SimulateConfig(people=8, **({"duration_s": 12.4, "population": population} | numbers))
+    config = SimulateConfig(people=8, **({"duration_s": 13.0, "population": population} | numbers))
     assert len(stage.simulate_batch(config, range(8), str(tmp_path))) == 8
 
 

@@ -174,5 +174,9 @@ def read(reference: RecordRef, source: str) -> Iterator[Recording]:
         raise RecordError(str(error), "header") from None
     # An archive keeps no age above 89, nor does any reader.
     age = made.demographics.age_years
-    known = made.demographics if age is None else replace(made.demographics, age_years=parse_number(f"{age:g}", "age_years"))
+    known = (
+        made.demographics
+        if age is None
+        else replace(made.demographics, age_years=parse_number(f"{age:g}", "age_years"))
+    )
     yield replace(made, source=source, demographics=known, provenance={"format": "simulated"})
