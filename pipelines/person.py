@@ -9,6 +9,7 @@ import numpy as np
 
 from p2es.errors import InputError
 from p2es.filters import stored_ecg, stored_ppg
+from p2es.formats.simulated import in_whole_frames
 from p2es.leads import LEADS
 from p2es.recording import SignalKind
 from p2es.simulator import Simulation, simulate
@@ -151,7 +152,7 @@ def write(made: Simulation, out: Path, folder: Path | None) -> list[Path]:
     from p2es import plot
     from p2es.simulator.archive import write_wfdb
 
-    header = [] if folder is None else [write_wfdb(made.recording, folder, made.truth)]
+    header = [] if folder is None else [write_wfdb(in_whole_frames(made.recording), folder, made.truth)]
     out.parent.mkdir(parents=True, exist_ok=True)
     plot.save(paper(made), out)
     return [out, *header]

@@ -15,9 +15,11 @@ import ray
 from tqdm import tqdm
 
 from p2es.errors import DatasetError, P2EsError
-from p2es.formats.simulated import SimulateConfig
-from p2es.simulator import VERSION, Simulation, simulate
+from p2es.formats.simulated import SimulateConfig, in_whole_frames
+from p2es.recording import Recording
+from p2es.simulator import VERSION, simulate
 from p2es.simulator.archive import write_wfdb
+from p2es.simulator.truth import Truth
 from p2es_platform.settings import Settings
 from pipelines.recipes import Recipe, fingerprint
 
@@ -167,7 +169,7 @@ def _write_record(config: SimulateConfig, number: int, url: str) -> dict[str, An
     made = simulate(
         config.seed, index, config.duration_s, config.population, day=day, ecg_fs_hz=config.ecg_fs_hz
     )  # fmt: skip
-    _publish(made, url)
+    _publish(in_whole_frames(made.recording), made.truth, url)
     return {
         "record": made.recording.record,
         "person": made.recording.person,
@@ -179,13 +181,13 @@ def _write_record(config: SimulateConfig, number: int, url: str) -> dict[str, An
     }
 
 
-def _publish(made: Simulation, url: str) -> None:
+def _publish(recording: Recording, truth: Truth, url: str) -> None:
     if "://" not in url:
-        write_wfdb(made.recording, Path(url), made.truth)
+        write_wfdb(recording, Path(url), truth)
         return
     files, root = fsspec.core.url_to_fs(url)
     with tempfile.TemporaryDirectory() as folder:
-        header = write_wfdb(made.recording, Path(folder), made.truth)
+        header = write_wfdb(recording, Path(folder), truth)
         for path in [*(path for path in Path(folder).iterdir() if path != header), header]:
             files.put_file(str(path), f"{root}/{path.name}")
 

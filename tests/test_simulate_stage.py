@@ -172,7 +172,6 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
         ({"seed": -1}, "seed"),
         ({"duration_s": 5.0}, "12 to 86400"),
         ({"duration_s": float("nan")}, "12 to 86400"),
-        ({"duration_s": 20.03}, "multiple of 0.04 s"),
         ({"population": "sick"}, "clinic"),
         ({"ecg_fs_hz": 50.0}, "100 to 2000"),
         ({"ecg_fs_hz": 250.5}, "whole number"),
@@ -188,7 +187,7 @@ def test_a_recipe_that_cannot_work_is_refused_in_one_line(numbers, says):
 @pytest.mark.parametrize("population", POPULATIONS)
 @pytest.mark.parametrize("numbers", [{"ecg_fs_hz": 500.0}, {"ecg_fs_hz": 360.0, "duration_s": 33.0}])
 def test_what_the_recipe_accepts_can_be_written(tmp_path, population, numbers):
-    config = SimulateConfig(people=8, **({"duration_s": 13.0, "population": population} | numbers))
+    config = SimulateConfig(people=8, **({"duration_s": 13.37, "population": population} | numbers))
     assert len(stage.simulate_batch(config, range(8), str(tmp_path))) == 8
 
 

@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from math import gcd
 
 from p2es.demographics import parse_number
@@ -58,7 +57,11 @@ class SimulateConfig:
             raise ConfigError(f"simulate.duration_s is {self.duration_s:g}: give {_SHORTEST_S:g} to {_LONGEST_S:g} s")
         if not (100 <= self.ecg_fs_hz <= 2000 and self.ecg_fs_hz == int(self.ecg_fs_hz)):
             raise ConfigError(f"simulate.ecg_fs_hz is {self.ecg_fs_hz:g}: give a whole number of 100 to 2000 Hz")
-        _check_frames(self.ecg_fs_hz, rates_hz, self.duration_s)
+        frames_hz = [gcd(int(self.ecg_fs_hz), int(rate_hz)) for rate_hz in rates_hz]
+        if max(self.ecg_fs_hz, *rates_hz) / min(frames_hz) > _MOST_A_FRAME:
+            raise ConfigError(
+                f"simulate.ecg_fs_hz is {self.ecg_fs_hz:g}: shares no frame with the sensors, give 250, 500 or 1000"
+            )
 
     @property
     def records(self) -> int:
@@ -89,16 +92,11 @@ def _plain(value: float) -> str:
     return f"{value:.12g}"
 
 
-def _check_frames(ecg_fs_hz: float, rates_hz: set[float], duration_s: float) -> None:
-    """Refuse rates and lengths of which WFDB, which keeps whole frames of all signals, has no record."""
-    frames_hz = [gcd(int(ecg_fs_hz), int(rate_hz)) for rate_hz in rates_hz]
-    if max(ecg_fs_hz, *rates_hz) / min(frames_hz) > _MOST_A_FRAME:
-        raise ConfigError(
-            f"simulate.ecg_fs_hz is {ecg_fs_hz:g}: shares no frame with the sensors, give 250, 500 or 1000"
-        )
-    if any((Fraction(str(duration_s)) * frame_hz).denominator > 1 for frame_hz in frames_hz):
-        step_s = 1 / gcd(*frames_hz)
-        raise ConfigError(f"simulate.duration_s is {duration_s:g}: no whole frames, give a multiple of {step_s:g} s")
+def in_whole_frames(recording: Recording) -> Recording:
+    """Cut off what is no whole frame of all signals at the end, under 1 s: WFDB, and only it, cannot keep that."""
+    frame_hz = gcd(*(int(signal.fs_hz) for signal in recording.signals))
+    frames = min(int(signal.samples.size / signal.fs_hz * frame_hz + 1e-6) for signal in recording.signals)
+    return recording.between(0.0, frames / frame_hz)
 
 
 def is_simulated(where: str) -> bool:
@@ -179,4 +177,4 @@ def read(reference: RecordRef, source: str) -> Iterator[Recording]:
         if age is None
         else replace(made.demographics, age_years=parse_number(f"{age:g}", "age_years"))
     )
-    yield replace(made, source=source, demographics=known, provenance={"format": "simulated"})
+    yield replace(in_whole_frames(made), source=source, demographics=known, provenance={"format": "simulated"})
