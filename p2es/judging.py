@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p2es.amplitude import peak_to_peak, possible, unusual_leads
 from p2es.evidence import Evidence, Fault
-from p2es.lead_laws import FLOOR_MV, broken
+from p2es.lead_laws import FLOOR_MV, broken_or_noisy
 from p2es.leads import LEADS, LIMB, N_LEADS, complete_limb_leads
 from p2es.quality import MIN_QUALITY, lead_noise, lead_quality, pulse_noise
 from p2es.signals import zscore_ppg
@@ -91,7 +91,7 @@ def judge_leads(
     usable = furthest == _USABLE
     masks = np.zeros((len(at), N_LEADS), bool)
     masks[:, places] = usable.T
-    result, completed, laws = _completed(ecg, masks, places, law_floor_mv)
+    result, completed, laws, noisy = _completed(ecg, masks, places, law_floor_mv)
     found = []
     for n in range(len(at)):
         sizes = np.zeros(N_LEADS)
@@ -102,6 +102,7 @@ def judge_leads(
         if not mask.any() and places.size:
             reason = "lead_laws" if laws[n] else _reason("ecg", int(furthest[:, n].max()))
         flags = tuple(f"amplitude:{name}" for name in unusual_leads(sizes, masks[n] & mask))
+        flags += ("lead_laws_noise",) * bool(noisy[n])
         found.append(Leads(result[n], mask, own, flags, reason))
     return found
 
@@ -152,10 +153,11 @@ def _lead_figures(
 
 def _completed(
     ecg: Array, masks: NDArray[np.bool_], places: NDArray[np.intp], law_floor_mv: float
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Complete the limb leads of windows: (window, 12, 1280), mask (window, 12), which windows break the lead laws."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Complete limb leads: (window, 12, 1280), mask (window, 12); where the laws are broken, where off by noise."""
     result = np.zeros((len(masks), N_LEADS, ECG_SAMPLES), np.float32)
-    completed, laws = np.zeros_like(masks), np.zeros(len(masks), bool)
+    completed = np.zeros_like(masks)
+    laws, noisy = np.zeros((2, len(masks)), bool)
     row_of = {int(place): row for row, place in enumerate(places)}
     patterns, which = np.unique(masks, axis=0, return_inverse=True)
     for k, pattern in enumerate(patterns):
@@ -163,12 +165,13 @@ def _completed(
         known = {LEADS[p]: ecg[row_of[int(p)]][windows] for p in np.flatnonzero(pattern)}
         limb = [name for name in LIMB if name in known]
         if len(limb) >= 3:
-            laws[windows] = broken(limb, np.stack([known[name] for name in limb]), floor=law_floor_mv)
+            stacked = np.stack([known[name] for name in limb])
+            laws[windows], noisy[windows] = broken_or_noisy(limb, stacked, floor=law_floor_mv)
         for name, samples in complete_limb_leads(known).items():
             result[windows, LEADS.index(name)] = samples
             completed[windows, LEADS.index(name)] = True
     result[laws], completed[laws] = 0.0, False
-    return result, completed, laws
+    return result, completed, laws, noisy
 
 
 def judge_pulses(line: Timeline, starts: Sequence[int]) -> list[Pulse]:

@@ -14,8 +14,10 @@ from p2es.delay import pulse_delay
 from p2es.errors import RecordError
 from p2es.evidence import Fault
 from p2es.fingerprint import fingerprint
+from p2es.heart_rate import unlikely_ecg, unlikely_ppg
 from p2es.judging import Leads, Pulse, judge_leads, judge_pulses
 from p2es.leads import LEADS, LIMB, N_LEADS
+from p2es.polarity import is_inverted
 from p2es.recording import Recording, Signal, SignalKind
 from p2es.timeline import Timeline, lay_out
 from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, WINDOW_S, Window
@@ -53,7 +55,7 @@ class Segmented:
         All places for a window: ``len(windows) + sum(rejected.values())``, exactly.
     notes : mapping
         Reason to count: the PPG left out of windows that are kept for their ECG, or the ECG of those kept for
-        their PPG.
+        their PPG; `ppg_turned`, the windows whose PPG was upside down.
     """
 
     windows: tuple[Window, ...]
@@ -81,6 +83,10 @@ class _Plan:
     factors: Array | None = None
     """What makes true millivolt of each of `ecgs`, where the file's gains are wrong."""
     flags: tuple[str, ...] = ()
+    """Of its ECG."""
+    ppg_flags: tuple[str, ...] = ()
+    turned: tuple[bool, ...] = ()
+    """Which of `ppgs` are upside down; empty where none is."""
     delay_s: float | None = None
     delay_confidence: float | None = None
     delay_iqr_s: float | None = None
@@ -169,6 +175,7 @@ def _cut_stretch(
             rejected[reasons[0]] += 1
             continue
         notes.update(reasons)
+        notes.update(["ppg_turned"] * bool(_turned(plan, pulse)))
         window = _window(plan, line, start, leads, pulse, replace(common, enrolment=enrolment), annotated_s)
         windows.append(window)
         if enrolment is None and leads.mask.all():
@@ -197,10 +204,22 @@ def _window(
         ppg_channels=tuple(plan.ppgs[channel].name for channel in pulse.channels),
         r_peaks_s=r_peaks_s,
         heart_rate_bpm=_heart_rate(line, start_s, has_ecg, pulse.channels),
-        flags=(*plan.flags, *leads.flags) if has_ecg else (),
+        flags=_flags(plan, leads, pulse),
         **figures,
     )
     return replace(window, fingerprint=fingerprint(window))
+
+
+def _flags(plan: _Plan, leads: Leads, pulse: Pulse) -> tuple[str, ...]:
+    """Give what is odd about the signals that the window has."""
+    ecg = (*plan.flags, *leads.flags) if leads.mask.any() else ()
+    ppg = (*plan.ppg_flags, *_turned(plan, pulse)) if pulse.ppg is not None else ()
+    return tuple(dict.fromkeys((*ecg, *ppg)))
+
+
+def _turned(plan: _Plan, pulse: Pulse) -> tuple[str, ...]:
+    """Give a flag for each channel of the window that was upside down."""
+    return tuple(f"ppg_turned:{plan.ppgs[k].name}" for k in pulse.channels if plan.turned and plan.turned[k])
 
 
 def _heart_rate(line: Timeline, start_s: float, has_ecg: bool, channels: Sequence[int]) -> float | None:
@@ -235,7 +254,8 @@ def _stretch_s(plan: _Plan) -> float:
 
 def _laid_out(plan: _Plan, first: int, count: int) -> Timeline:
     line = lay_out(plan.ecgs, plan.ppgs, first, count)
-    return line if plan.factors is None else line.scaled(plan.factors)
+    line = line if plan.factors is None else line.scaled(plan.factors)
+    return line.turned(plan.turned) if plan.turned else line
 
 
 def _plan(recording: Recording, step_s: float) -> _Plan:
@@ -269,7 +289,7 @@ def _plan(recording: Recording, step_s: float) -> _Plan:
 
 
 def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
-    """Check the lead laws, the size and the delay on stretches of the recording."""
+    """Check lead laws, size, heart rate, which way up the PPG is, and the delay, on stretches of the recording."""
     factors = _repair(plan, probes)
     flags: tuple[str, ...] = ()
     if factors is not None:
@@ -277,10 +297,17 @@ def _decided(plan: _Plan, probes: list[Timeline]) -> _Plan:
         flags = ("gains_repaired",)
     if unusual_heart(_heart_size(plan, probes)):
         flags = (*flags, "amplitude")
+    if unlikely_ecg([probe.ecg for probe in probes], FS_HZ):
+        flags = (*flags, "rate_unlikely")
+    ppg_flags = ("rate_unlikely",) if unlikely_ppg([probe.ppg for probe in probes], FS_HZ) else ()
+    turned = tuple(is_inverted([probe.ppg[k] for probe in probes], FS_HZ) for k in range(len(plan.ppgs)))
+    turned = turned if any(turned) else ()
+    if turned:
+        probes = [probe.turned(turned) for probe in probes]
     delay_s, confidence, iqr_s = _delay(probes)
     whole = probes[0] if probes[0].ecg.shape[1] == plan.samples else None
     return replace(
-        plan, whole=whole, factors=factors, flags=flags,
+        plan, whole=whole, factors=factors, flags=flags, ppg_flags=ppg_flags, turned=turned,
         delay_s=delay_s, delay_confidence=confidence, delay_iqr_s=iqr_s,
     )  # fmt: skip
 
@@ -320,7 +347,7 @@ def _repair(plan: _Plan, probes: list[Timeline]) -> Array | None:
     known = np.isfinite(gains[[row for row in plan.rows if row is not None]]).all()
     steps = ecg * factors[[limb[name] for name in names]][:, None, None]
     share, floor = lead_laws.REPAIRED_SHARE, lead_laws.FLOOR_MV / 5
-    if known and np.median(lead_laws.broken(names, steps, share, floor)) == 0.0:
+    if known and not np.median(np.any(lead_laws.broken_or_noisy(names, steps, share, floor), axis=0)):
         size = _heart_size(plan, [probe.scaled(factors) for probe in probes])
         if size is not None and _REPAIRED_HEARTS[0] <= size <= _REPAIRED_HEARTS[1]:
             return factors

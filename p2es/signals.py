@@ -92,7 +92,8 @@ def prepare_ppg(samples: Floats, fs_hz: float) -> tuple[NDArray[np.float32], NDA
     ----------
     samples : array (channel, time)
         Twelve seconds (the window and one second on either side), two samples more or less; any unit, NaN
-        where nothing was recorded.
+        where nothing was recorded. Upright: rising in systole. A PPG of light received must be negated by the caller,
+        since twelve seconds do not tell it from movement (`p2es.polarity`).
     fs_hz : float
         20 to 10,000.
 

@@ -73,6 +73,10 @@ class Timeline:
         """Multiply each ECG signal by its factor (signal,)."""
         return replace(self, ecg=self.ecg * factors[:, None])
 
+    def turned(self, channels: Sequence[bool]) -> "Timeline":
+        """Turn the PPG channels (channel,) that are upside down."""
+        return replace(self, ppg=self.ppg * np.where(channels, -1.0, 1.0)[:, None])
+
 
 def lay_out(ecgs: Sequence[Signal], ppgs: Sequence[Signal], first: int, count: int) -> Timeline:
     """Read a stretch of signals, in constant memory, and bring it onto the timeline.

@@ -78,7 +78,9 @@ class Window:
     flags : tuple of str
         What is odd but kept: `amplitude` (a recording 2.1 times the usual size or more, or 0.42 times or less),
         `amplitude:V2` (a lead off its usual size by a factor of five), `gains_repaired` (converter steps taken as
-        microvolt, since the file's gains break the lead laws).
+        microvolt, since the file's gains break the lead laws), `rate_unlikely` (a heart rate or QRS that no heart has:
+        the sampling rate may be wrong), `lead_laws_noise` (limb leads off the lead laws by independent noise of 0.01 to
+        0.03 mV RMS), `ppg_turned:red` (a PPG channel that fell in systole and was turned).
     fingerprint : bytes or None
         What near-duplicates are found by (`p2es.fingerprint`).
     r_peaks_s : array or None

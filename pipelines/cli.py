@@ -183,7 +183,7 @@ def gallery(args: GalleryArgs, settings: Settings) -> int:
 
 def ingest(args: IngestArgs, settings: Settings) -> int:
     """Read an archive into a dataset of windows."""
-    from p2es.reasons import explain
+    from p2es.reasons import KEPT, explain
     from pipelines import ingest as stage
     from pipelines import simulate as people
 
@@ -196,7 +196,7 @@ def ingest(args: IngestArgs, settings: Settings) -> int:
     )
     print(f"{result.records} records; {result.candidates} windows tried; {result.documents} documents beside them")
     for reason, count in sorted(result.quarantined.items()):
-        print(f"  left out {count:7d}  {reason:22s} {explain(reason)}")
+        print(f"  {'kept    ' if reason in KEPT else 'left out'} {count:7d}  {reason:22s} {explain(reason)}")
     name = result.url.rsplit("/", 1)[-1]
     if result.quarantined:
         where = stage.address_of(archive, args.recipe)

@@ -146,8 +146,10 @@ def _ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _flag(flag: str) -> str:
-    name, _, lead = flag.partition(":")
-    return f"lead {lead} is off its usual size by a factor of five" if lead else _FLAGS.get(name, name)
+    name, _, signal = flag.partition(":")
+    if name == "amplitude" and signal:
+        return f"lead {signal} is off its usual size by a factor of five"
+    return _FLAGS.get(name) or explain(name)
 
 
 def _share(value: float) -> str:
@@ -278,7 +280,10 @@ def _accounts(dataset: Dataset) -> _Accounts:
         notes.update(part["notes"])
     kinds = sorted({what for what, _ in counts}, key=lambda what: (what != "window", what))
     charts = [
-        _lying(f"{what.capitalize()}s left out", {reason: n for (kind, reason), n in counts.items() if kind == what})
+        _lying(
+            "Changed and kept" if what == "change" else f"{what.capitalize()}s left out",
+            {reason: n for (kind, reason), n in counts.items() if kind == what},
+        )
         for what in kinds
     ]
     return _Accounts(

@@ -48,13 +48,17 @@ def show(url: str, version: int | None = None) -> Answer:
         ("sources", _list(sources)),
         ("records", f"{manifest['records']:,}, of which {sum(left_out['record'].values()):,} could not be used"),
         ("tried", f"{manifest['candidates']:,} windows = {rows:,} kept + {rejected:,} left out"),
-        *((f"{what}s left out", _list(counts)) for what, counts in sorted(left_out.items()) if counts),
+        *((_heading(what), _list(counts)) for what, counts in sorted(left_out.items()) if counts),
         ("left out of kept", _list(_summed(part["notes"] for part in manifest["parts"]))),
         ("size", f"{size / 1e6:,.1f} MB in {len(dataset.shards()):,} shards, {each_kb:.1f} kB a window"),
         ("made with", ", ".join(f"{name} {value}" for name, value in sorted(manifest["ingest"].items()))),
         ("deleted people", f"{len(dataset.deleted)}" if dataset.deleted else ""),
     ]  # fmt: skip
     return Answer("\n".join(f"{name:22s}{value}" for name, value in lines if value))
+
+
+def _heading(what: str) -> str:
+    return "changed, kept" if what == "change" else f"{what}s left out"
 
 
 def _name(url: str) -> str:

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from p2es.errors import P2EsError, RecordError
+from p2es.errors import RecordError
 from p2es.formats import ReadOptions, RecordRef, read
 from p2es_platform.archive import nearby, survey
 from p2es_platform.dataset import Dataset
 from p2es_platform.settings import Settings
-from pipelines.reading import batched, over_ray, read_options
+from pipelines.reading import answer, batched, over_ray, read_options
 from pipelines.recipes import IngestConfig
 
 
@@ -50,8 +50,8 @@ class _PeopleTask:
     options: ReadOptions
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        people = sorted({person for r in json.loads(row["batch"]) for person in self._people(RecordRef(**r))})
-        return {"row": row["row"], "result": json.dumps(people), "error": ""}
+        references = [RecordRef(**reference) for reference in json.loads(row["batch"])]
+        return answer(row, lambda: sorted({person for found in references for person in self._people(found)}))
 
     def _people(self, reference: RecordRef) -> Iterator[str]:
         skipped: list[RecordError] = []
@@ -59,7 +59,7 @@ class _PeopleTask:
             with nearby(reference, self.options.mappings) as here:
                 for recording in read(here, self.source, skipped, self.options):
                     yield recording.person
-        except P2EsError:
+        except RecordError:
             return  # Not in the dataset either: the quarantine table has it.
 
 

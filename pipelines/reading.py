@@ -25,6 +25,7 @@ from p2es.formats import (
     read,
     simulated,
 )
+from p2es.reasons import KEPT
 from p2es.recording import Recording
 from p2es.segmenting import cut
 from p2es.windows import SCHEMA_VERSION
@@ -124,7 +125,7 @@ def _quiet_ray_data() -> Iterator[None]:
         context.enable_progress_bars = shown
 
 
-def _answer(row: Mapping[str, Any], work: Callable[[], Any]) -> dict[str, Any]:
+def answer(row: Mapping[str, Any], work: Callable[[], Any]) -> dict[str, Any]:
     """Give what the work made, or the user's error as a value: an exception would come back as Ray's own."""
     try:
         return {"row": row["row"], "result": json.dumps(work()), "error": ""}
@@ -142,7 +143,7 @@ class HashTask:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Hash the batch of a row."""
         references = [RecordRef(**reference) for reference in json.loads(row["batch"])]
-        return _answer(row, lambda: self.digests(references))
+        return answer(row, lambda: self.digests(references))
 
     def digests(self, references: Sequence[RecordRef]) -> list[str]:
         """Give the SHA-256 of each record's files."""
@@ -195,7 +196,7 @@ class ReadTask:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Read the batch of a row."""
         records = [Record.from_dict(record) for record in json.loads(row["batch"])]
-        return _answer(row, lambda: asdict(self.part(records)))
+        return answer(row, lambda: asdict(self.part(records)))
 
     def part(self, records: Sequence[Record]) -> Part:
         """Make the part of a batch, or find what an earlier run made of it."""
@@ -255,7 +256,7 @@ class _Reader:
         try:
             split = split_of(config, recording.person)
             for piece in cut(recording, step_s=config.step_s, ids=hashed_id, split=split):
-                self.writer.add(piece.windows)
+                self.writer.add(piece.windows, self.record.id)
                 self.candidates += piece.candidates
                 rejected.update(piece.rejected)
                 notes.update(piece.notes)
@@ -265,7 +266,7 @@ class _Reader:
             for reason, count in rejected.items():
                 self._leave_out("window", reason, "", count, person)
             for reason, count in notes.items():
-                self._leave_out("signal", reason, "", count, person)
+                self._leave_out("change" if reason in KEPT else "signal", reason, "", count, person)
 
     def _leave_out(self, what: str, reason: str, detail: str, count: int = 1, person: str | None = None) -> None:
         self.writer.leave_out(

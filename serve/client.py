@@ -171,7 +171,7 @@ class Client:
         ----------
         ppg : array (time,) or (channel, time)
             Twelve seconds, the window and one second on either side, or exactly ten; NaN where nothing was
-            recorded.
+            recorded. Upright (rising in systole): negate a PPG of light received.
         fs_hz : float
             Rate of `ppg`.
         age_years, sex, height_cm, weight_kg : optional

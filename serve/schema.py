@@ -127,7 +127,7 @@ class TranslateRequest(BaseModel):
     ppg: _Ppg = Field(
         description=f"{FULL_S:g} s of PPG: the {WINDOW_S:g} s to translate and {MARGIN_S:g} s on either side "
         f"(or exactly {WINDOW_S:g} s, which costs the first and last beat some certainty). One list, or a "
-        "list of channels. Any unit. null where nothing was recorded."
+        "list of channels. Any unit, upright (rising in systole). null where nothing was recorded."
     )
     fs_hz: float = Field(ge=25, le=1000, description="Samples a second of the PPG.")
     age_years: Annotated[float | None, BeforeValidator(_parse_age)] = Field(default=None, ge=0, le=120)

@@ -64,11 +64,12 @@ def settings(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def twelve_windows():
     """Three windows each of four people: two in train, one in test, one in validation."""
+    from simulated import monitored
+
     from p2es.segmenting import segment
-    from p2es.simulator import simulate_person
 
     def cut(index, split):
-        recording = simulate_person(0, index, 32.0)
+        recording = monitored(0, index, 32.0)
         return segment(recording, step_s=10.0, ids=lambda *parts: "/".join(parts), split=split).windows
 
     return [w for index, split in enumerate(["train", "train", "test", "validation"]) for w in cut(index, split)]

@@ -21,7 +21,7 @@ import soundfile
 from wfdb_files import LEAST, encode, ramp
 
 from p2es.errors import RecordError
-from p2es.formats import wfdb
+from p2es.formats import shipped, wfdb
 from p2es.recording import LazySamples
 
 BETWEEN = b"\n%%\n"
@@ -34,6 +34,7 @@ class Opened:
 
     def __init__(self):
         self.watching, self.paths = False, []
+        shipped()  # p2es's own mappings, which are read once
         sys.addaudithook(self._hook)
 
     def _hook(self, event, arguments):

@@ -367,7 +367,7 @@ def test_ncku_is_known_by_its_counter_with_and_without_a_header(tmp_path, named)
 def mistakes():
     return {
         "no toml": ("= 5", "is no TOML"),
-        "kind": (MAPPING.replace('kind = "table"', 'kind = "csv"'), "kind must be table or mat"),
+        "kind": (MAPPING.replace('kind = "table"', 'kind = "csv"'), "kind must be table, mat or wfdb"),
         "unknown key": (MAPPING + "\ncolour = 3\n", "colour"),
         "no match": (MAPPING.replace("[match]", "[mtach]"), "match is missing"),
         "a lead that is none": (
@@ -442,7 +442,9 @@ def test_every_shipped_mapping_says_why_it_believes_its_rate():
     for mapping in shipped():
         assert mapping.description
         assert mapping.licence
-        assert mapping.time or (mapping.rate and mapping.rate.source) or all(c.fs_at for c in mapping.signals)
+        # A WFDB header says its rate itself.
+        said = mapping.time or (mapping.rate and mapping.rate.source) or all(c.fs_at for c in mapping.signals)
+        assert said or mapping.kind == "wfdb"
 
 
 def test_a_day_of_a_table_takes_constant_memory(tmp_path, mine):

@@ -112,6 +112,14 @@ def test_any_stretch_is_that_part_of_the_whole(tmp_path, a, b, per_record, bdf, 
         edf._BLOCK_BYTES = before
 
 
+def test_the_unit_may_stand_in_the_label_and_must_not_contradict_the_header(tmp_path):
+    signals = [channel("ECG II [uV]", unit=""), channel("ECG V1 (mV)", unit="uV"), channel("ir", unit="")]
+    (recording,), (told,) = read(write(tmp_path / "a.edf", signals))
+    assert [(s.name, s.lead, s.unit) for s in recording.signals] == [("ECG II [uV]", "II", "mV"), ("ir", None, "")]
+    assert (told.reason, "says mV, its header uV" in str(told)) == ("header", True)
+    assert np.abs(recording.leads["II"].read()).max() <= 5.0
+
+
 def test_a_12_lead_recording_keeps_the_lead_laws(tmp_path):
     i, ii = (steps(10, 500, seed) // 8 for seed in (1, 2))
     leads = {"I": i, "II": ii, "III": ii - i, "aVR": -(i + ii) / 2, "aVL": i - ii / 2, "aVF": ii - i / 2}

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import monitored
 
 from p2es.filters import bandpass_ecg, bandpass_ppg
 from p2es.fingerprint import BYTES, MAX_BEATS, fingerprint, unpack
 from p2es.segmenting import segment
-from p2es.simulator import simulate_person
 from p2es.windows import FS_HZ, decode, encode
 
 
@@ -17,7 +17,7 @@ def ids(*parts):
 
 
 def windows_of(index, step_s=5.0):
-    return segment(simulate_person(5, index, 34.0), step_s=step_s, ids=ids).windows
+    return segment(monitored(5, index, 34.0), step_s=step_s, ids=ids).windows
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def shared_times(one, other, lag_s):
 
 
 def test_beats_are_where_the_simulator_put_them(window):
-    recording = simulate_person(5, 0, 34.0)
+    recording = monitored(5, 0, 34.0)
     truth = recording.r_peaks_s - window.start_s
     truth = truth[(truth > 0.2) & (truth < 9.8)]
     ecg, ppg = beats(window)

@@ -10,19 +10,19 @@ import test_aecg
 import test_dicom
 import test_edf
 import test_vital
+from simulated import monitored
 
 from p2es.formats import find_records, read
 from p2es.leads import LEADS
 from p2es.recording import SignalKind
 from p2es.segmenting import segment
-from p2es.simulator import simulate_person
 
 CODES = {"I": 1, "II": 2, "III": 61, "aVR": 62, "aVL": 63, "aVF": 64, **{f"V{k}": k + 2 for k in range(1, 7)}}
 
 
 @pytest.fixture(scope="module")
 def person():
-    return simulate_person(3, 7, 40.0)
+    return monitored(3, 7, 40.0)
 
 
 @pytest.fixture(scope="module")

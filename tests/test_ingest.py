@@ -10,17 +10,19 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from simulated import monitored
 
 from p2es.errors import DatasetError, InputError
 from p2es.formats import ReadOptions, find_records, survey
-from p2es.simulator import simulate_person
+from p2es.reasons import explain
 from p2es.simulator.archive import write_wfdb
 from p2es.windows import decode
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset
 from p2es_platform.settings import Settings
-from pipelines import ingest, reading
+from pipelines import dataset_report, datasets, ingest, reading
 from pipelines.names import left_out
 from pipelines.reading import split_of
 from pipelines.recipes import IngestConfig, demo
@@ -34,7 +36,7 @@ def recipe(**changes):
 
 def add_people(folder, people):
     for index in people:
-        write_wfdb(simulate_person(5, index, 32.0), folder)
+        write_wfdb(monitored(5, index, 32.0), folder)
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +302,26 @@ print(task(row)["error"])
     assert not [path for path in Path(settings.root).rglob("*.p*") if path.is_file()]
 
 
+def test_a_pulse_that_is_upside_down_is_turned_flagged_and_counted(local_ray, settings, tmp_path):
+    recording = monitored(5, 1, 42.0)
+    ppg = dataclasses.replace(recording.signals[12], samples=-recording.signals[12].samples)
+    write_wfdb(dataclasses.replace(recording, signals=(*recording.signals[:12], ppg)), tmp_path / "down")
+    write_wfdb(recording, tmp_path / "up")
+    turned, upright = (run(settings, tmp_path / way, name=way) for way in ("down", "up"))
+    assert turned.quarantined == {"ppg_turned": 4}
+    assert (turned.windows, turned.candidates) == (upright.windows, upright.candidates)
+    for mine, truth in zip(*(windows_of(Dataset.open(result.url)) for result in (turned, upright)), strict=True):
+        assert mine.flags == ("ppg_turned:Pleth",)
+        # 16 bits of the file and of the dataset.
+        assert np.abs(mine.ppg - truth.ppg).max() < 2e-3
+    Dataset.open(turned.url).verify()
+    page = dataset_report.run(turned.url, settings, tmp_path / "report.html").read_text()
+    assert "ppg_turned:Pleth" in page
+    assert explain("ppg_turned") in page
+    assert "Changed and kept" in page
+    assert "changed, kept         ppg_turned" in str(datasets.show(turned.url))
+
+
 def test_every_file_of_the_real_archives_is_accounted_for(recordings):
     for folder in sorted(path for path in recordings.iterdir() if path.is_dir()):
         found = survey(str(folder))
@@ -367,7 +389,7 @@ def recordings_of_segments(tmp_path):
     """A record of two segments in one folder."""
     folder = tmp_path / "segments"
     for index in (40, 41):
-        recording = dataclasses.replace(simulate_person(5, index, 32.0), record=f"part{index}")
+        recording = dataclasses.replace(monitored(5, index, 32.0), record=f"part{index}")
         write_wfdb(recording, folder)
     length = (folder / "part40.hea").read_text().split()[3]
     lines = [f"p000123-2137-01-01/2 13 250 {2 * int(length)}", f"part40 {length}", f"part41 {length}"]

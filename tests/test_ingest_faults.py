@@ -16,15 +16,16 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from simulated import monitored
 
 from p2es.errors import DatasetError, P2EsError
 from p2es.recording import SignalKind
-from p2es.simulator import simulate_person
 from p2es.simulator.archive import write_wfdb
 from p2es_platform.dataset import Dataset
 from p2es_platform.maintenance import delete_person
 from pipelines import ingest
 from pipelines.names import left_out, people_of
+from pipelines.reading import split_of
 from pipelines.recipes import IngestConfig, demo
 
 
@@ -38,7 +39,7 @@ def run(settings, archive, name="d", **changes):
 
 def add_people(folder, people, duration_s=32.0):
     for index in people:
-        write_wfdb(simulate_person(5, index, duration_s), folder)
+        write_wfdb(monitored(5, index, duration_s), folder)
 
 
 @pytest.fixture
@@ -139,8 +140,6 @@ def twin_of(header, name, gain):
 
 
 def test_the_same_heart_under_another_name_is_left_out_or_stops_the_run(local_ray, settings, archive):
-    from pipelines.reading import split_of
-
     config = recipe().ingest
     header = min(archive.glob("*.hea"))
     mine = split_of(config, "person-000000")
@@ -154,6 +153,46 @@ def test_the_same_heart_under_another_name_is_left_out_or_stops_the_run(local_ra
     assert result.quarantined["near_duplicate"] == 3
     assert result.people == 6
     assert run(settings, archive).reused
+
+
+def copy_of(header, name, gain):
+    """Write the record under another name: with the same samples (`gain` 1), or as `twin_of` does."""
+    if gain != 1.0:
+        return twin_of(header, name, gain)
+    shutil.copy(header.with_suffix(".dat"), header.parent / f"{name}.dat")
+    # Other bytes of the header: what is the same is found by the windows, not by the files.
+    text = header.read_text().replace(header.stem, name)
+    return (header.parent / f"{name}.hea").write_text(text + "# more\n")
+
+
+@pytest.mark.parametrize(("reason", "gain"), [("duplicate", 1.0), ("near_duplicate", 0.5)])
+@pytest.mark.parametrize("appended", [False, True])
+def test_what_is_there_twice_is_told_by_its_name_in_the_archive(local_ray, settings, archive, reason, gain, appended):
+    # A name that comes last: of two new windows with the same samples the first by id stays, whichever that is.
+    original = min(archive.glob("*.hea"))
+    mine = split_of(recipe().ingest, "person-000000")
+    name = next(f"z{k}" for k in range(100) if split_of(recipe().ingest, f"z{k}") != mine)
+    if appended:
+        run(settings, archive)
+    copy_of(original, name, gain)
+    dataset = Dataset.open(run(settings, archive).url)
+    dataset.verify()
+    told = [line for line in left_out(dataset, settings, "tests", str(archive)) if line.reason == reason]
+    assert [(line.what, line.count) for line in told] == [("window", 3)]
+    assert told[0].record in ({name} if appended else {name, original.stem})
+
+
+def test_a_bit_that_fell_over_is_in_the_account_and_costs_no_window(local_ray, settings, archive):
+    whole = run(settings, archive, "whole")
+    victim = min(archive.glob("*.dat"))
+    data = bytearray(victim.read_bytes())
+    data[5001] ^= 1
+    victim.write_bytes(data)
+    result = run(settings, archive)
+    assert (result.windows, result.quarantined) == (whole.windows, {"checksum": 1})
+    (line,) = left_out(Dataset.open(result.url), settings, "tests", str(archive))
+    assert (line.record, line.what, line.reason) == (victim.stem, "segment", "checksum")
+    Dataset.open(result.url).verify()
 
 
 def test_a_person_who_was_deleted_does_not_come_back(local_ray, settings, archive):
@@ -186,7 +225,7 @@ def test_a_second_family_joins_a_dataset_and_keeps_its_own_split(local_ray, sett
 def test_people_tables_and_mappings_are_read_and_belong_to_a_family(local_ray, settings, tmp_path):
     folder = tmp_path / "tables"
     folder.mkdir()
-    recording = simulate_person(5, 0, 42.0)
+    recording = monitored(5, 0, 42.0)
     ecg, ppg = recording.leads["II"].read(), recording.of_kind(SignalKind.PPG)[0].read()
     rows = "\n".join(f"{k / 250:.4f},{x:.4f},{y:.4f}" for k, (x, y) in enumerate(zip(ecg, ppg, strict=True)))
     (folder / "p1.csv").write_text(f"seconds,chest,finger\n{rows}\n")

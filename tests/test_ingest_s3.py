@@ -6,6 +6,7 @@ import sys
 
 import fsspec
 import pytest
+from faulty_s3 import faulty_server
 
 from p2es.simulator import simulate_person
 from p2es.simulator.archive import write_wfdb
@@ -50,3 +51,57 @@ def test_an_archive_in_a_bucket_becomes_a_dataset_in_a_bucket(bucket, archive, t
     assert "broken.edf" in named.stdout
     wrong = p2es(f"{bucket}/store", "ingest", f"{bucket}/nothing", *options)
     assert (wrong.returncode, wrong.stderr.count("there is no")) == (2, 1), wrong.stderr
+
+
+OPTIONS = (
+    "--ingest.source",
+    "tests",
+    "--ingest.name",
+    "d",
+    "--ingest.task-records",
+    "1",
+    "--resources.local-cpus",
+    "1",
+)
+
+
+def test_an_archive_whose_store_does_not_answer_ends_in_one_line(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    done = p2es(tmp_path / "store", "ingest", f"{bucket}/archive", *OPTIONS)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line]
+    assert "does not answer (EndpointConnectionError): check AWS_ENDPOINT_URL" in line
+
+
+def test_a_store_that_fails_while_workers_read_stops_the_run_and_the_next_goes_on(
+    s3_server, archive, tmp_path, monkeypatch
+):
+    url, folder = archive
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    last = max(path.name for path in folder.glob("*.dat"))
+    with faulty_server(s3_server) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+        # The first time it is hashed.
+        server.fault = lambda path, count: "cut" if path.endswith(last) and count > 1 else ""
+        stopped = p2es(tmp_path / "store", "ingest", url, *OPTIONS)
+        assert stopped.returncode == 2, stopped.stderr
+        assert "Traceback" not in stopped.stderr
+        assert "does not answer" in stopped.stderr.splitlines()[-1]
+        place = tmp_path / "store" / "datasets" / "d"
+        done = {path.name: path.stat().st_mtime_ns for path in place.glob("parts/*/*.json")}
+        assert done
+        assert not (place / "manifest.json").exists()
+        server.heal()
+        went_on = p2es(tmp_path / "store", "ingest", url, *OPTIONS)
+        assert went_on.returncode == 0, went_on.stderr
+        # What was hashed is not hashed again, and of what was read nothing is fetched. One part is of `broken.edf`.
+        fetched = [server.asked[path] for path in server.asked if path.endswith(".dat")]
+        assert max(fetched) == 1
+        assert sum(fetched) in (4 - len(done), 5 - len(done))
+    after = {path.name: path.stat().st_mtime_ns for path in place.glob("parts/*/*.json")}
+    assert done.items() <= after.items()
+    dataset = Dataset.open(str(place))
+    dataset.verify()
+    assert [(row["what"], row["reason"]) for row in dataset.quarantine().to_pylist()] == [("record", "unknown_format")]
+    assert dataset.manifest["windows"] == 12

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated import monitored
 
 from p2es import segmenting
 from p2es.errors import RecordError
 from p2es.formats import find_records, read
+from p2es.lead_laws import broken_or_noisy
 from p2es.leads import LEADS, law_residuals
 from p2es.recording import LazySamples, Recording, Signal, SignalKind
 from p2es.segmenting import segment
-from p2es.signals import resample
-from p2es.simulator import ECG_FS_HZ, PPG_FS_HZ, simulate_person
+from p2es.signals import bandpass_ecg, resample
+from p2es.simulator import ECG_FS_HZ
 from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_SAMPLES, PPG_SAMPLES, decode, encode
 
 
@@ -30,7 +32,7 @@ def cut(recording, step_s=10.0, **options):
 
 @pytest.fixture(scope="module")
 def person():
-    return simulate_person(1, 4, 62.0)
+    return monitored(1, 11, 62.0)
 
 
 def only(recording, *names, ppg=True):
@@ -128,7 +130,7 @@ def test_a_gap_costs_its_windows_and_no_other(person):
     assert [w.start_s for w in result.windows if w.ecg is None] == [21.0]
     assert result.rejected == {}
     assert result.notes == {"ecg_missing": 1}
-    result = cut(changed(holed, gap(22, 29, PPG_FS_HZ), kind=SignalKind.PPG))
+    result = cut(changed(holed, gap(22, 29, ECG_FS_HZ), kind=SignalKind.PPG))
     assert [w.start_s for w in result.windows] == [1.0, 11.0, 31.0, 41.0, 51.0]
     assert result.rejected == {"ppg_missing": 1}
 
@@ -173,12 +175,12 @@ def test_a_recording_that_is_too_short_says_so(person):
 def test_the_pulse_delay_is_the_simulated_one_and_is_not_applied(person):
     errors = []
     for index in range(6):
-        recording = simulate_person(2, index, 62.0)
+        recording = monitored(2, index, 62.0)
         window = cut(recording).windows[0]
         errors.append(window.delay_s - recording.provenance["delay_s"])
         assert window.delay_confidence > 0.3
     assert np.median(np.abs(errors)) < 0.02
-    later = changed(person, lambda x: np.roll(x, round(0.2 * PPG_FS_HZ)), kind=SignalKind.PPG)
+    later = changed(person, lambda x: np.roll(x, round(0.2 * ECG_FS_HZ)), kind=SignalKind.PPG)
     moved, still = cut(later).windows[2], cut(person).windows[2]
     assert moved.delay_s - still.delay_s == pytest.approx(0.2, abs=0.02)
     lag = np.argmax(np.correlate(moved.ppg[0], still.ppg[0], "full")) - (PPG_SAMPLES - 1)
@@ -311,7 +313,7 @@ def at_rates(recording, ecg_hz, ppg_hz, ppg_start_s=0.0):
 
 @pytest.fixture(scope="module")
 def longer():
-    return simulate_person(7, 3, 150.0)
+    return monitored(7, 3, 150.0)
 
 
 @pytest.mark.parametrize("rates", [(250.0, 250.0), (249.89, 124.945), (500.0, 62.4725), (360.0, 125.0)])
@@ -503,7 +505,7 @@ def test_a_dead_channel_beside_a_live_one_is_left_out(person):
 
 
 def test_the_figures_of_a_window_say_what_it_is(person):
-    window = cut(changed(person, gap(25, 26, PPG_FS_HZ), kind=SignalKind.PPG)).windows[2]
+    window = cut(changed(person, gap(25, 26, ECG_FS_HZ), kind=SignalKind.PPG)).windows[2]
     assert window.ppg_missing == pytest.approx(1 / 12, abs=0.001)
     assert (window.ppg_flat, window.ppg_clipped, window.ppg_wrapped) == (0.0, 0.0, 0.0)
     assert window.ppg_noise < 0.3
@@ -538,10 +540,9 @@ import resource, sys
 import numpy as np
 from p2es.recording import LazySamples, Recording, Signal, SignalKind
 from p2es.segmenting import cut
-from p2es.simulator import simulate_person
 
 hours = float(sys.argv[1])
-minute = simulate_person(3, 5, 60.0)
+minute = monitored(3, 5, 60.0)
 
 def filed(signal):
     def load(start, stop):
@@ -572,7 +573,7 @@ def test_a_day_takes_no_more_memory_than_an_hour():
 
 @pytest.mark.parametrize("gain", [16.0, 29.0, 64.0])
 def test_coarse_steps_do_not_break_the_lead_laws(gain):
-    fine = simulate_person(5, 3, 62.0)
+    fine = monitored(5, 3, 62.0)
     signals = tuple(
         s
         if s.kind is SignalKind.PPG
@@ -582,3 +583,73 @@ def test_coarse_steps_do_not_break_the_lead_laws(gain):
     coarse = segment(dataclasses.replace(fine, signals=signals), step_s=10.0, ids=lambda *parts: "-".join(parts))
     assert all(window.lead_mask[:6].all() for window in coarse.windows)
     assert len(coarse.windows) == len(segment(fine, step_s=10.0, ids=lambda *parts: "-".join(parts)).windows)
+
+
+def noisy(recording, noise_mv, seed=0):
+    """Give each limb lead noise of its own, `noise_mv` RMS in the band that is stored."""
+    rng = np.random.default_rng(seed)
+
+    def with_noise(signal):
+        if signal.lead not in LEADS[:6]:
+            return signal
+        noise = bandpass_ecg(rng.standard_normal(signal.samples.size), ECG_FS_HZ)
+        return dataclasses.replace(signal, samples=signal.samples + noise_mv * noise / noise.std())
+
+    return dataclasses.replace(recording, signals=tuple(map(with_noise, recording.signals)))
+
+
+@pytest.mark.parametrize("names", [LEADS, ("I", "II", "III"), ("II", "aVR", "aVF", "V1")])
+def test_noise_of_the_converters_is_no_break_of_the_lead_laws(person, names):
+    result = cut(noisy(only(person, *names), 0.02))
+    assert "lead_laws" not in result.notes
+    assert len(result.windows) == 6
+    for window in result.windows:
+        assert window.lead_mask[:6].all()
+        assert "lead_laws_noise" in window.flags
+    assert not any("lead_laws_noise" in window.flags for window in cut(noisy(only(person, *names), 0.005)).windows)
+
+
+def test_noise_beyond_what_converters_have_breaks_the_lead_laws(person):
+    with pytest.raises(RecordError, match="Einthoven"):
+        cut(noisy(person, 0.05))
+
+
+def test_noise_hides_no_wrong_gain_unit_or_name(person):
+    loud = noisy(person, 0.02)
+    quiet = dict(zip(("aVL", "aVF"), ("aVF", "aVL"), strict=True))
+    exchanged = [
+        dataclasses.replace(s, samples=loud.leads[quiet[s.lead]].samples) if s.lead in quiet else s
+        for s in loud.signals
+    ]
+    wrong = [
+        dataclasses.replace(loud, signals=tuple(exchanged)),
+        changed(loud, lambda x: -x, lead="aVL"),
+        changed(loud, lambda x: 1.6 * x, lead="II"),
+        changed(loud, lambda x: 0.5 * x, lead="I"),
+        changed(loud, lambda x: 1000 * x, lead="II"),
+        changed(loud, lambda x: np.roll(x, 4), lead="II"),
+    ]
+    for recording in wrong:
+        with pytest.raises(RecordError) as refused:
+            cut(recording)
+        assert refused.value.reason == "lead_laws"
+
+
+def test_real_limb_leads_take_noise_and_show_what_is_wrong(recordings):
+    """With noise they are kept and flagged; with a wrong gain or exchanged leads they are not, as without noise."""
+    kept = refused = 0
+    for folder in ("cinc2021", "cpsc2018"):
+        for reference in find_records(str(recordings / folder)):
+            (recording,) = read(reference, folder)
+            in_file = {name: (s.fs_hz, s.read().astype(np.float64)) for name, s in recording.leads.items()}
+            limb = resample(np.stack([in_file[name][1] for name in LEADS[:6]]), in_file["I"][0], FS_HZ)
+            limb = bandpass_ecg(limb, FS_HZ)[:, :ECG_SAMPLES]
+            own = bandpass_ecg(np.random.default_rng(1).standard_normal(limb.shape), FS_HZ)
+            loud = limb + 0.02 * own / own.std(axis=1, keepdims=True)
+            assert not broken_or_noisy(LEADS[:6], limb)[0]
+            assert not broken_or_noisy(LEADS[:6], limb)[1]
+            kept += not broken_or_noisy(LEADS[:6], loud)[0]
+            for wrong in (loud[[0, 1, 2, 3, 5, 4]], loud * np.array([1, 1.6, 1, 1, 1, 1])[:, None]):
+                refused += bool(broken_or_noisy(LEADS[:6], wrong)[0])
+    assert kept == 27
+    assert refused == 54

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulated import monitored
 
 from p2es import signals
 from p2es.errors import InputError
-from p2es.simulator import simulate_person
 from p2es.windows import FS_HZ, PPG_SAMPLES
 
 
 @pytest.fixture(scope="module")
 def person():
-    recording = simulate_person(3, 5, 40.0)
+    recording = monitored(3, 5, 40.0)
     assert recording.provenance["motion"] == "false"
     return recording
 
@@ -138,7 +138,7 @@ def test_nothing_has_no_r_peaks(ecg):
 def test_one_pulse_a_beat_also_in_a_slow_heart_with_a_dicrotic_wave():
     slow = next(
         recording
-        for recording in (simulate_person(1, index, 60.0) for index in (7, 29, 44, 59, 68))
+        for recording in (monitored(1, index, 60.0, rhythm="sinus_bradycardia") for index in (7, 29, 44, 59, 68))
         if recording.provenance["heart_rate_bpm"] < 52
     )
     found = signals.pulse_onsets(ppg_of(slow)[0], 250.0)

@@ -1,30 +1,23 @@
-import dataclasses
-import hashlib
 import json
 import time
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from p2es import signals
+from p2es.beats import pulse_onsets, r_peaks
 from p2es.demographics import Demographics, Sex
-from p2es.errors import ConfigError, DatasetError, InputError
-from p2es.leads import LEADS, law_residuals
-from p2es.recording import Recording, Signal, SignalKind
-from p2es.simulator import simulate_person
-from p2es.simulator.archive import write_wfdb
-from p2es.simulator.device import electrode_noise
-from p2es.simulator.heart import DOWER, draw_heart, heart_ecg
-from p2es.simulator.people import POPULATIONS, draw_person
-from p2es.simulator.pulse import draw_pulse, pulse_times, pulse_wave, steepest_rises
-from p2es.simulator.rhythm import Rhythm, draw_rhythm
-from p2es_platform.settings import Settings
-from pipelines import simulate
-from pipelines.recipes import SimulateConfig, demo
+from p2es.errors import InputError
+from p2es.leads import LEADS, law_residuals, lift
+from p2es.simulator import MORPHOLOGIES, POPULATIONS, RHYTHMS, simulate, simulate_person
+from p2es.simulator.catalogue import compatible
+from p2es.simulator.people import Subtype, draw_demographics, draw_person, interaction, on_a_day, subtype_odds
+from p2es.simulator.population import Prevalence, draw_condition
 
 HEALTHY = POPULATIONS["healthy"]
-FS_HZ = 500.0
 
 
 def ecg_of(recording):
@@ -36,62 +29,93 @@ def person_of(seed=0, **changes):
     return draw_person(np.random.default_rng(seed), HEALTHY, Demographics(**(fields | changes)))
 
 
-def steady(rr_s, beats=12):
-    return Rhythm(rr_s * np.arange(-2, beats), np.full(beats + 2, rr_s), 0.25, 0.0)
+def assert_same(a, b):
+    assert a.recording.demographics == b.recording.demographics
+    assert json.dumps(a.truth.scalars()) == json.dumps(b.truth.scalars())
+    for x, y in zip(a.recording.signals, b.recording.signals, strict=True):
+        assert (x.name, x.unit, x.fs_hz) == (y.name, y.unit, y.fs_hz)
+        np.testing.assert_array_equal(x.samples, y.samples)
+    for name in a.truth.beats.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(a.truth.beats, name), getattr(b.truth.beats, name))
 
 
-def median_beat(person, rr_s=1.0, seed=1):
-    """Noise-free (12, time) beat, R at 0.4 s."""
-    heart = draw_heart(np.random.default_rng(seed), person, HEALTHY)
-    ecg = heart_ecg(heart, steady(rr_s), 10 * rr_s, FS_HZ)
-    n, before = round(rr_s * FS_HZ), round(0.4 * FS_HZ)
-    starts = n * np.arange(2, 8) - before
-    return np.median([ecg[:, start : start + n] for start in starts], axis=0)
+@st.composite
+def requests(draw):
+    rhythm = draw(st.sampled_from(RHYTHMS))
+    names = draw(st.lists(st.sampled_from(MORPHOLOGIES), max_size=3, unique=True))
+    shapes = []
+    for name in names:
+        if compatible([*shapes, name], rhythm):
+            shapes.append(name)
+    return {
+        "seed": draw(st.integers(0, 2**40)),
+        "index": draw(st.integers(0, 10**7)),
+        "duration_s": draw(st.floats(1.0, 12.0)),
+        "population": draw(st.sampled_from(sorted(POPULATIONS))),
+        "day": draw(st.integers(0, 3)),
+        "rhythm": draw(st.one_of(st.none(), st.just(rhythm))) if not shapes else rhythm,
+        "morphologies": shapes,
+        "noise": draw(st.booleans()),
+        "ecg_fs_hz": draw(st.sampled_from([100.0, 250.0, 360.0, 500.0])),
+    }
 
 
-def span_s(beat, start_s, end_s, share):
-    """First and last time, from R, where the spatial magnitude exceeds a share of its peak in a stretch."""
-    time_s = np.arange(beat.shape[1]) / FS_HZ - 0.4
-    inside = (time_s >= start_s) & (time_s <= end_s)
-    size = np.linalg.norm(beat - beat[:, :5].mean(axis=1, keepdims=True), axis=0)
-    above = time_s[inside & (size > share * size[inside].max())]
-    return above[0], above[-1]
+@settings(max_examples=40, deadline=None)
+@given(requests())
+def test_any_person_is_whole_and_the_same_again(request):
+    simulation = simulate(**request)
+    recording, truth = simulation.recording, simulation.truth
+    n = round(request["duration_s"] * request["ecg_fs_hz"])
+    ecg = ecg_of(recording)
+    assert ecg.shape == (12, n)
+    assert tuple(recording.leads) == LEADS
+    assert np.isfinite(simulation.clean_mv).all()
+    assert np.abs(simulation.clean_mv).max() < 15
+    off = [one for one in truth.artefacts if one[1] == "off"]
+    missing = np.isnan(ecg)
+    time_s = np.arange(n) / request["ecg_fs_hz"]
+    told = np.zeros(n, bool)
+    for _, _, start_s, stop_s in off:
+        told |= (time_s >= start_s - 1e-6) & (time_s < stop_s)
+    np.testing.assert_array_equal(missing.any(axis=0), told)
+    assert np.nanmax(np.abs(np.nan_to_num(law_residuals(ecg)))) < 1e-12 * max(np.nanmax(np.abs(np.nan_to_num(ecg))), 1)
+    assert np.abs(law_residuals(lift(simulation.clean_mv))).max() < 1e-12
+    for signal in recording.signals[12:]:
+        assert signal.samples.size == round(request["duration_s"] * signal.fs_hz)
+        gone = np.isnan(signal.samples)
+        if not request["noise"]:
+            assert not gone.any()
+    beats = truth.beats
+    assert (np.diff(beats.r_s) > 0.2).all()
+    assert ((beats.r_s >= 0) & (beats.r_s < request["duration_s"])).all()
+    np.testing.assert_array_equal(recording.r_peaks_s, beats.r_s)
+    for names in ("qrs_on_s r_s qrs_off_s", "t_on_s t_peak_s t_off_s", "pulse_foot_s pulse_steepest_s"):
+        for a, b in pairwise(getattr(beats, name) for name in names.split()):
+            assert ((a < b) | np.isnan(a)).all()
+            np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+    assert not np.isnan(beats.qrs_on_s).any()
+    assert not np.isnan(beats.t_off_s).any()
+    led = ~np.isnan(beats.p_on_s)
+    assert (beats.p_off_s[led] < beats.r_s[led]).all()
+    assert (beats.p_on_s[led] < beats.qrs_on_s[led]).all()
+    scalars = json.dumps(truth.scalars(), allow_nan=False)
+    assert "NaN" not in scalars
+    assert all(value is not None or name != "rhythm" for name, value in recording.provenance.items())
+    simulate(request["seed"], request["index"] + 1, 1.0, request["population"])
+    assert_same(simulation, simulate(**request))
 
 
-def frontal_axis_deg(beat):
-    qrs = beat[:, round(0.33 * FS_HZ) : round(0.47 * FS_HZ)].sum(axis=1)
-    return np.rad2deg(np.arctan2(2 / np.sqrt(3) * qrs[5], qrs[0]))
-
-
-def test_lead_laws_hold_with_and_without_noise():
-    recording = simulate_person(0, 1, 20.0)
-    assert np.abs(law_residuals(ecg_of(recording))).max() < 1e-9
-    heart = draw_heart(np.random.default_rng(0), person_of(), HEALTHY)
-    assert np.abs(law_residuals(heart_ecg(heart, steady(0.9), 10.0, FS_HZ))).max() < 1e-9
-
-
-def test_the_eight_leads_are_more_than_a_dipole_but_not_much_more():
-    shares = []
-    for seed in range(8):
-        heart = draw_heart(np.random.default_rng(seed), person_of(seed), HEALTHY)
-        ecg = heart_ecg(heart, steady(0.9), 10.0, FS_HZ)[[0, 1, 6, 7, 8, 9, 10, 11]]
-        energy = np.linalg.svd(ecg, compute_uv=False) ** 2
-        shares.append(energy[3:].sum() / energy.sum())
-        assert not heart.residual_mv[:2].any()
-        beyond = heart.residual_mv[2:] / np.abs(DOWER[2:] @ heart.vector_mv).max()
-        assert 0.01 < np.abs(beyond).max() < 0.6
-    assert 0.001 < np.median(shares) < 0.04
-
-
-def test_the_same_person_is_the_same_whatever_else_is_made():
-    alone = simulate_person(7, 3, 15.0)
-    for other in (0, 4, 9):
-        simulate_person(7, other, 15.0)
-    again = simulate_person(7, 3, 15.0)
-    assert alone.demographics == again.demographics
-    assert alone.provenance == again.provenance
-    for a, b in zip(alone.signals, again.signals, strict=True):
-        np.testing.assert_array_equal(a.samples, b.samples)
+@settings(max_examples=25, deadline=None)
+@given(requests())
+def test_noise_and_rate_of_the_ecg_leave_the_person_and_the_beats_alone(request):
+    one, other = (
+        simulate(**(request | {"noise": noise, "ecg_fs_hz": fs_hz})) for noise, fs_hz in ((True, 250.0), (False, 500.0))
+    )
+    assert one.truth.person == other.truth.person
+    np.testing.assert_array_equal(one.truth.beats.r_s, other.truth.beats.r_s)
+    if one.truth.rhythm != "atrial_fibrillation":
+        n = min(one.clean_mv.shape[1], (other.clean_mv.shape[1] + 1) // 2)
+        np.testing.assert_allclose(one.clean_mv[:, :n], other.clean_mv[:, ::2][:, :n], atol=2e-3)
 
 
 @pytest.mark.parametrize("other", [(8, 3, "healthy"), (7, 4, "healthy"), (7, 3, "other")])
@@ -99,30 +123,76 @@ def test_seed_index_and_population_each_make_another_person(other):
     seed, index, population = other
     changed, alone = simulate_person(seed, index, 15.0, population), simulate_person(7, 3, 15.0)
     assert np.abs(changed.signals[1].samples - alone.signals[1].samples).max() > 0.1
+    assert changed.demographics != alone.demographics
 
 
-def test_a_longer_recording_is_of_the_same_person():
-    short, long = simulate_person(2, 6, 15.0), simulate_person(2, 6, 40.0)
-    assert short.demographics == long.demographics
-    assert short.provenance["qrs_ms"] == long.provenance["qrs_ms"]
-    assert short.provenance["device"] == long.provenance["device"]
+def test_people_of_neighbouring_seeds_and_indices_have_nothing_in_common():
+    rates = np.array([[simulate(s, i, 1.0).truth.person.heart_rate_bpm for i in range(15)] for s in range(15)])
+    assert np.unique(rates).size == rates.size
+    for a, b in ((rates[1:], rates[:-1]), (rates[:, 1:], rates[:, :-1]), (rates[1:, :-1], rates[:-1, 1:])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.25
+
+
+@pytest.mark.parametrize("longer_s", [60.0, 200.0])
+def test_a_longer_recording_is_of_the_same_person(longer_s):
+    short, long = (simulate(2, 6, duration_s).truth for duration_s in (15.0, longer_s))
+    assert short.person == long.person
+    assert dict(short.sensor) == dict(long.sensor)
+    assert list(short.r_mv.values()) == pytest.approx(list(long.r_mv.values()), abs=1e-4)
+    assert short.axis_deg == long.axis_deg
+
+
+@pytest.mark.parametrize("longer_s", [60.0, 200.0])
+@pytest.mark.parametrize("rhythm", RHYTHMS)
+def test_a_longer_recording_goes_on_where_the_shorter_one_stops(rhythm, longer_s):
+    short, long = (simulate(3, 5, s, rhythm=rhythm, morphologies=()).truth.beats for s in (30.0, longer_s))
+    n = short.r_s.size
+    np.testing.assert_allclose(short.r_s, long.r_s[:n], atol=1e-6)
+    np.testing.assert_array_equal(short.kind, long.kind[:n])
+
+
+def test_a_longer_recording_has_the_same_pulses():
+    short, long = (simulate(3, 5, s, rhythm="sinus").truth.beats.pulse_foot_s for s in (30.0, 60.0))
+    np.testing.assert_allclose(short, long[: short.size], atol=1e-6)
 
 
 def test_the_recording_says_what_it_is():
     recording = simulate_person(0, 12, 15.0)
     assert recording.simulated
     assert (recording.source, recording.person) == ("simulated", "person-000012")
-    assert tuple(recording.leads) == LEADS
-    assert [(s.unit, s.samples.size / s.fs_hz) for s in recording.signals] == [("mV", 15.0)] * 12 + [("NU", 15.0)]
-    assert simulate_person(0, 12, 15.0, "other").person != recording.person
+    assert [(s.unit, s.samples.size / s.fs_hz) for s in recording.signals[:12]] == [("mV", 15.0)] * 12
+    assert recording.signals[12].samples.size / recording.signals[12].fs_hz == 15.0
+    other = simulate_person(0, 12, 15.0, "other")
+    assert other.person != recording.person
+    assert other.record != recording.record
 
 
 @pytest.mark.parametrize(
-    "arguments", [(-1, 0, 10.0), (0, -1, 10.0), (0, 0, 0.0), (0, 0, float("nan")), (0, 0, 10.0, "sick")]
+    ("arguments", "options"),
+    [
+        ((-1, 0, 10.0), {}),
+        ((0, -1, 10.0), {}),
+        ((0, 0, 0.0), {}),
+        ((0, 0, 0.99), {}),
+        ((0, 0, 86_401.0), {}),
+        ((0, 0, float("nan")), {}),
+        ((0, 0, float("inf")), {}),
+        ((0, 0, 10.0, "sick"), {}),
+        ((0, 0, 10.0), {"day": -1}),
+        ((0, 0, 10.0), {"rhythm": "flutter"}),
+        ((0, 0, 10.0), {"morphologies": ["brugada"]}),
+        ((0, 0, 10.0), {"morphologies": ["lbbb", "rbbb"]}),
+        ((0, 0, 10.0), {"rhythm": "av_block_3", "morphologies": ["wpw"]}),
+        ((0, 0, 10.0), {"ecg_fs_hz": 99.0}),
+        ((0, 0, 10.0), {"ecg_fs_hz": float("nan")}),
+        ((0, 0, 10.0), {"demographics": {"shoe_size": 42}}),
+        ((0, 0, 10.0), {"demographics": {"age_years": 300.0}}),
+        ((0, 0, 10.0), {"demographics": {"weight_kg": None}}),
+    ],
 )
-def test_what_cannot_be_simulated_is_refused(arguments):
+def test_what_cannot_be_simulated_is_refused(arguments, options):
     with pytest.raises(InputError):
-        simulate_person(*arguments)
+        simulate_person(*arguments, **options)
 
 
 def test_an_incomplete_person_cannot_be_drawn():
@@ -130,79 +200,112 @@ def test_an_incomplete_person_cannot_be_drawn():
         person_of(weight_kg=None)
 
 
+def test_a_woman_by_a_plain_letter_is_a_woman():
+    word, named = (simulate(0, 3, 2.0, demographics={"sex": sex}).truth.person for sex in ("F", Sex.FEMALE))
+    assert word.qtcf_ms == named.qtcf_ms
+
+
+# Detectors that know nothing of the simulator.
+
+
 @pytest.fixture(scope="module")
 def crowd():
-    return [simulate_person(11, index, 30.0) for index in range(40)]
+    return [simulate(11, index, 30.0, rhythm="sinus") for index in range(60)]
 
 
-def test_r_peaks_and_delay_can_be_found_again(crowd):
-    scores, errors_s = [], []
-    for recording in crowd:
-        truth = recording.r_peaks_s
-        found = signals.r_peaks(ecg_of(recording), 250.0)
-        distance = np.abs(found[:, None] - truth)
-        scores.append(2 * (distance.min(axis=0) < 0.05).sum() / (len(found) + len(truth)))
-        delay_s, _, _ = signals.pulse_delay(found, signals.pulse_onsets(recording.signals[12].samples, 250.0))
-        errors_s.append(delay_s - recording.provenance["delay_s"])
-    assert np.mean(scores) >= 0.99
+def f1(found_s, truth_s, within_s, duration_s=30.0, edge_s=0.5):
+    """F1 of events, but for those at the edges, where a detector sees half of one."""
+    near = np.abs(found_s[:, None] - truth_s) if found_s.size and truth_s.size else np.full((1, 1), np.inf)
+    inside_truth = (truth_s > edge_s) & (truth_s < duration_s - edge_s)
+    inside_found = (found_s > edge_s) & (found_s < duration_s - edge_s)
+    hit = (near.min(axis=0) < within_s)[inside_truth]
+    right = (near.min(axis=1) < within_s)[inside_found]
+    return hit.sum() + right.sum(), hit.size + right.size
+
+
+def test_r_peaks_are_found_where_they_are(crowd):
+    counts = np.array([f1(r_peaks(ecg_of(s.recording), 250.0), s.truth.beats.r_s, 0.05) for s in crowd])
+    assert counts[:, 0].sum() / counts[:, 1].sum() >= 0.999
+
+
+def test_pulses_are_found_where_they_are(crowd):
+    counts, offsets = [], []
+    for s in crowd:
+        if s.truth.artefacts:
+            continue
+        ppg = s.recording.signals[12]
+        sign = -1 if s.recording.provenance["device"] == "raw-patch" else 1
+        found_s = pulse_onsets(sign * ppg.samples, ppg.fs_hz)
+        truth_s = s.truth.beats.pulse_foot_s
+        truth_s = truth_s[np.isfinite(truth_s)]
+        nearest = truth_s[np.abs(found_s[:, None] - truth_s).argmin(axis=1)]
+        offset_s = np.median(found_s - nearest)
+        offsets.append(offset_s)
+        counts.append(f1(found_s - offset_s, truth_s, 0.05, edge_s=1.0))
+    total = np.sum(counts, axis=0)
+    assert len(counts) >= 40
+    assert total[0] / total[1] >= 0.999
+    # The detector's onset is not the tangent's foot, but lies near it in everybody.
+    assert np.ptp(offsets) < 0.06
+
+
+def test_the_delay_is_found_again(crowd):
+    errors_s = []
+    for s in crowd:
+        found, ppg = r_peaks(ecg_of(s.recording), 250.0), s.recording.signals[12]
+        if s.truth.artefacts:
+            continue
+        delay_s, _, _ = signals.pulse_delay(found, pulse_onsets(ppg.samples, ppg.fs_hz))
+        errors_s.append(delay_s - s.truth.delay_s)
     assert np.median(np.abs(errors_s)) < 0.010
-    assert np.max(np.abs(errors_s)) < 0.020
+    assert np.quantile(np.abs(errors_s), 0.95) < 0.012
+    # Where S is the largest part of QRS, it is R by the truth's definition, and the detector's R is another.
+    assert np.max(np.abs(errors_s)) < 0.040
+
+
+def test_pulses_are_where_the_truth_says_after_half_an_hour_of_drift():
+    for index in (1, 2):
+        s = simulate(0, index, 1800.0)
+        assert abs(s.truth.sensor["clock_drift_ppm"]) > 25
+        ppg, truth_s = s.recording.signals[12], s.truth.beats.pulse_foot_s
+        found_s = pulse_onsets(ppg.samples, ppg.fs_hz)
+        errors_s = found_s - truth_s[np.abs(found_s[:, None] - truth_s).argmin(axis=1)]
+        early, late = (np.median(errors_s[(found_s > a) & (found_s < b)]) for a, b in ((5, 100), (1690, 1790)))
+        assert late == pytest.approx(early, abs=0.015)
 
 
 def test_the_population_spans_devices_rates_and_missing_fields(crowd):
-    delays = [recording.provenance["delay_s"] for recording in crowd]
+    delays = [s.truth.delay_s for s in crowd]
     assert min(delays) < 0.27
     assert max(delays) > 0.5
-    rates = [recording.provenance["heart_rate_bpm"] for recording in crowd]
+    rates = [s.truth.heart_rate_bpm for s in crowd]
     assert np.percentile(rates, 90) - np.percentile(rates, 10) > 15
-    heights = [recording.demographics.height_cm for recording in crowd]
-    assert 0 < sum(height is None for height in heights) < 12
-
-
-def test_the_other_population_has_devices_of_its_own(crowd):
-    devices = {recording.provenance["device"] for recording in crowd}
-    others = {simulate_person(11, index, 12.0, "other").provenance["device"] for index in range(20)}
-    assert len(devices) >= 4
-    assert len(others) >= 2
+    heights = [s.recording.demographics.height_cm for s in crowd]
+    assert 0 < sum(height is None for height in heights) < 15
+    devices = {s.recording.provenance["device"] for s in crowd}
+    others = {simulate_person(11, index, 2.0, "other").provenance["device"] for index in range(20)}
+    assert devices == set(HEALTHY.sensors)
+    assert len(others) == 3
     assert not devices & others
 
 
-def test_a_longer_qt_moves_the_end_of_t_by_as_much():
-    person = person_of()
-    ends = [span_s(median_beat(dataclasses.replace(person, qtcf_ms=qt)), 0.12, 0.6, 0.1)[1] for qt in (370.0, 440.0)]
-    assert ends[1] - ends[0] == pytest.approx(0.070, abs=0.010)
+# Twins.
 
 
-def test_qt_follows_the_cube_root_of_the_interval():
-    person = person_of()
-    slow, fast = (span_s(median_beat(person, rr_s), 0.1, 0.55, 0.1)[1] for rr_s in (1.0, 0.7))
-    assert (fast + 0.045) / (slow + 0.045) == pytest.approx(0.7 ** (1 / 3), abs=0.03)
-
-
-def test_a_longer_pr_moves_p_earlier_by_as_much():
-    person = person_of()
-    starts = [span_s(median_beat(dataclasses.replace(person, pr_ms=pr)), -0.4, -0.06, 0.3)[0] for pr in (130.0, 190.0)]
-    assert starts[0] - starts[1] == pytest.approx(0.060, abs=0.006)
-
-
-def test_a_longer_qrs_is_longer_by_as_much():
-    person = person_of()
-    widths = []
-    for qrs_ms in (75.0, 110.0):
-        start, end = span_s(median_beat(dataclasses.replace(person, qrs_ms=qrs_ms)), -0.07, 0.09, 0.05)
-        widths.append(end - start)
-    assert widths[1] - widths[0] == pytest.approx(0.035, abs=0.010)
-
-
-def test_the_axis_of_the_signal_is_the_axis_of_the_person():
-    person = person_of()
-    wanted = np.arange(-40.0, 100.0, 10.0)
-    measured = [
-        np.mean([frontal_axis_deg(median_beat(dataclasses.replace(person, axis_deg=axis), seed=s)) for s in range(6)])
-        for axis in wanted
-    ]
-    assert np.corrcoef(wanted, measured)[0, 1] > 0.98
-    assert np.abs(np.array(measured) - wanted).mean() < 15
+def test_a_twin_in_height_differs_in_pr_qrs_transit_and_nothing_else():
+    known = {"height_cm": 170.0, "weight_kg": 26 * 1.7**2}
+    taller = {"height_cm": 180.0, "weight_kg": 26 * 1.8**2}
+    for index in range(20):
+        one, twin = (simulate(4, index, 2.0, demographics=d).truth.person for d in (known, taller))
+        if one.subtype != twin.subtype:
+            continue
+        # Within what the limits of a person leave.
+        assert twin.pr_ms - one.pr_ms == pytest.approx(4.17, abs=0.01)
+        assert twin.qrs_ms - one.qrs_ms == pytest.approx(2.06, abs=0.01)
+        assert twin.ptt_s / one.ptt_s == pytest.approx(18 / 17)
+        same = {"heart_rate_bpm", "qtcf_ms", "axis_deg", "gain", "t_gain", "pep_s", "rsa_s", "pulse_age_years", "p_ms"}
+        for name in same:
+            assert getattr(one, name) == pytest.approx(getattr(twin, name), rel=1e-12), name
 
 
 @pytest.mark.parametrize(
@@ -210,72 +313,241 @@ def test_the_axis_of_the_signal_is_the_axis_of_the_person():
     [
         ({"sex": Sex.FEMALE, "height_cm": 161.0, "weight_kg": 67.4}, "qtcf_ms", 11.0),
         ({"sex": Sex.FEMALE, "height_cm": 161.0, "weight_kg": 67.4}, "qrs_ms", -6.0),
+        ({"sex": Sex.FEMALE, "height_cm": 161.0, "weight_kg": 67.4}, "pr_ms", -6.0),
         ({"height_cm": 184.0, "weight_kg": 88.0}, "pr_ms", 4.2),
         ({"age_years": 70.0}, "axis_deg", -12.0),
         ({"weight_kg": 93.8}, "axis_deg", -9.0),
+        ({"weight_kg": 93.8}, "pr_ms", 2.4),
+        ({"weight_kg": 93.8}, "p_ms", 1.9),
     ],
 )
 def test_one_changed_field_has_the_published_effect_on_the_mean(changes, trait, effect):
-    differences = [getattr(person_of(k, **changes), trait) - getattr(person_of(k), trait) for k in range(60)]
-    assert np.mean(differences) == pytest.approx(effect, abs=1.0)
+    differences = [getattr(person_of(k, **changes), trait) - getattr(person_of(k), trait) for k in range(100)]
+    assert np.mean(differences) == pytest.approx(effect, abs=0.5)
+
+
+def test_a_twin_keeps_the_heart_the_sensor_and_the_electrodes():
+    for index in range(10):
+        age = {"age_years": 50.0}
+        one = simulate(6, index, 10.0, demographics=age)
+        twin = simulate(6, index, 10.0, demographics={"age_years": 52.0})
+        assert one.recording.provenance["device"] == twin.recording.provenance["device"]
+        assert one.truth.electrodes == twin.truth.electrodes
+        assert one.truth.sensor == twin.truth.sensor
+        assert one.truth.person.heart_rate_bpm == twin.truth.person.heart_rate_bpm
+        if one.truth.person.subtype == twin.truth.person.subtype:
+            # R times differ by the little that arrhythmia of breathing does.
+            n = min(one.truth.beats.r_s.size, twin.truth.beats.r_s.size)
+            assert np.abs(one.truth.beats.r_s[:n] - twin.truth.beats.r_s[:n]).max() < 0.03
+            r_mv = np.array([list(x.truth.r_mv.values()) for x in (one, twin)])
+            assert np.abs(np.diff(r_mv, axis=0)).max() < 0.1
+
+
+# Days.
+
+
+@pytest.fixture(scope="module")
+def days():
+    return [[simulate(8, index, 2.0, day=day, noise=False) for day in range(8)] for index in range(24)]
+
+
+def test_days_are_of_one_person_and_in_other_records(days):
+    for person in days[:5]:
+        assert len({s.recording.person for s in person}) == 1
+        assert len({s.recording.record for s in person}) == 8
+        assert len({s.recording.demographics for s in person}) == 1
+        assert len({s.truth.person.subtype for s in person}) == 1
+        assert len({s.recording.provenance["device"] for s in person}) == 1
+        assert len({s.truth.heart_rate_bpm for s in person}) == 8
+
+
+def within(days, value):
+    """Spread within people, by the root of the mean variance."""
+    values = np.array([[value(s.truth) for s in person] for person in days])
+    return np.sqrt(values.var(axis=1, ddof=1).mean()), values.mean(axis=1).std(ddof=1)
+
+
+def test_a_person_varies_from_day_to_day_as_people_do(days):
+    heights = np.array([[s.truth.r_mv["V5"] for s in person] for person in days])
+    assert 0.15 < np.mean(heights.std(axis=1, ddof=1) / heights.mean(axis=1)) < 0.25
+    axis, between = within(days, lambda truth: truth.axis_deg)
+    assert axis == pytest.approx(6.0, abs=1.2)
+    assert between > 3 * axis
+    rate, between = within(days, lambda truth: truth.person.heart_rate_bpm)
+    assert 2.5 < rate < 5.5
+    assert between > 1.7 * rate
+    for name, spread_ms in (("pr_ms", 6), ("qrs_ms", 2), ("qtcf_ms", 8)):
+        found, between = within(days, lambda truth, name=name: getattr(truth.person, name))
+        assert found == pytest.approx(spread_ms, rel=0.2), name
+        assert between > 1.5 * found
+
+
+# Populations.
+
+
+@pytest.fixture(scope="module")
+def adults():
+    """Traits on a day of 80,000 people, those of 25 to 75 years: a dict of columns."""
+    rng, day = np.random.default_rng(0), np.random.default_rng(1)
+    names = ("heart_rate_bpm", "pr_ms", "qrs_ms", "qtcf_ms", "axis_deg", "p_ms", "gain", "t_gain", "ptt_s")
+    rows, subtypes = [], []
+    for _ in range(80_000):
+        known = draw_demographics(rng, HEALTHY)
+        person = on_a_day(day, draw_person(rng, HEALTHY, known))
+        if 25 <= known.age_years <= 75:
+            rows.append((*known.to_array(), *(getattr(person, name) for name in names)))
+            subtypes.append(person.subtype)
+    table = dict(zip(("age", "female", "height", "weight", *names), np.array(rows).T, strict=True))
+    return table | {"bmi": table["weight"] / (table["height"] / 100) ** 2, "subtype": np.array(subtypes)}
+
+
+@pytest.mark.parametrize(
+    ("name", "mason"),
+    [
+        ("heart_rate_bpm", (48, 67, 98)),
+        ("pr_ms", (113, 160, 212)),
+        ("qrs_ms", (69, 89, 109)),
+        ("qtcf_ms", (359, 401, 445)),
+        ("axis_deg", (-40, 29, 91)),
+    ],
+)
+def test_limits_of_normal_are_mason_s(adults, name, mason):
+    np.testing.assert_allclose(np.percentile(adults[name], [2, 50, 98]), mason, atol=6)
+
+
+def effects(adults, values):
+    female = adults["female"]
+    design = np.stack(
+        [
+            np.ones(female.size),
+            female,
+            adults["height"] - np.where(female > 0, 161, 174),
+            adults["bmi"] - 26,
+            adults["age"] - 50,
+        ],
+        axis=1,
+    )
+    return dict(
+        zip(
+            ("level", "female", "height", "bmi", "age"),
+            np.linalg.lstsq(design, values, rcond=None)[0].tolist(),
+            strict=True,
+        )
+    )
+
+
+EFFECTS = [
+    ("heart_rate_bpm", "female", 3.0),
+    ("pr_ms", "female", -6.0),
+    ("pr_ms", "height", 0.417),
+    ("pr_ms", "bmi", 0.48),
+    ("pr_ms", "age", 0.25),
+    ("qrs_ms", "female", -6.0),
+    ("qrs_ms", "height", 0.206),
+    ("qtcf_ms", "female", 11.0),
+    ("qtcf_ms", "age", 0.15),
+    ("axis_deg", "female", 4.0),
+    ("axis_deg", "age", -0.6),
+    ("axis_deg", "bmi", -1.8),
+    ("p_ms", "female", -4.0),
+    ("p_ms", "bmi", 0.38),
+    ("log gain", "age", -0.003),
+    ("log gain", "bmi", -0.012),
+]
+
+
+@pytest.mark.parametrize(("trait", "cause", "size"), EFFECTS)
+def test_each_demographic_has_its_published_effect(adults, trait, cause, size):
+    values = np.log(adults["gain"]) if trait == "log gain" else adults[trait]
+    assert 0.8 < effects(adults, values)[cause] / size < 1.2
+
+
+@pytest.mark.parametrize(("cause", "size"), [("female", -0.20), ("age", -0.005)])
+def test_the_effects_on_t_are_the_published_ones_with_subtypes_and_all(adults, cause, size):
+    assert 0.8 < effects(adults, adults["t_gain"])[cause] / size < 1.2
+
+
+def test_what_has_no_published_effect_has_none(adults):
+    assert abs(effects(adults, adults["qtcf_ms"])["height"]) < 0.05
+    assert abs(effects(adults, adults["qrs_ms"])["bmi"]) < 0.05
+    assert abs(effects(adults, adults["heart_rate_bpm"])["age"]) < 0.03
+
+
+def test_demographics_explain_little(adults):
+    for name, most in (("pr_ms", 0.10), ("qrs_ms", 0.17), ("qtcf_ms", 0.12), ("axis_deg", 0.18)):
+        female = adults["female"]
+        design = np.stack([np.ones(female.size), female, adults["height"], adults["bmi"], adults["age"]], axis=1)
+        rest = adults[name] - design @ np.linalg.lstsq(design, adults[name], rcond=None)[0]
+        assert 0.03 < 1 - rest.var() / adults[name].var() < most, name
+
+
+def test_subtypes_are_as_common_as_their_odds_and_where_they_should_be(adults):
+    of = {subtype: adults["subtype"] == subtype for subtype in Subtype}
+    assert all(one.mean() > 0.03 for one in of.values())
+    young_men = (adults["female"] == 0) & (adults["age"] < 35)
+    old_women = (adults["female"] == 1) & (adults["age"] > 62) & (adults["bmi"] > 29)
+    assert of[Subtype.EARLY_REPOLARISATION][young_men].mean() > 0.3
+    assert of[Subtype.FLAT_T][old_women].mean() > 0.4
+    assert of[Subtype.EARLY_REPOLARISATION][old_women].mean() < 0.05
+    odds = subtype_odds(Demographics(30.0, Sex.MALE, 174.0, 78.7))
+    assert sum(odds.values()) == pytest.approx(1)
+    drawn = [person_of(k, age_years=30.0).subtype for k in range(1500)]
+    for subtype, share in odds.items():
+        assert np.mean([one is subtype for one in drawn]) == pytest.approx(share, abs=0.04)
+
+
+def test_the_interaction_cannot_be_had_by_a_regression(adults):
+    known = [
+        Demographics(a, Sex.MALE, h, w)
+        for a, h, w in zip(adults["age"][:4000], adults["height"][:4000], adults["weight"][:4000], strict=True)
+    ]
+    both = np.array([interaction(one) for one in known])
+    assert np.abs(both).max() <= 1
+    assert both.std() > 0.2
+    sample = {name: values[:4000] for name, values in adults.items()}
+    fitted = effects(sample, both)
+    linear = sum(fitted[name] * (sample[name] - sample[name].mean()) for name in ("age", "bmi", "female"))
+    assert linear.var() / both.var() < 0.15
+
+
+def test_demographics_are_those_of_adults(adults):
+    assert adults["female"].mean() == pytest.approx(0.5, abs=0.01)
+    for female, height_cm in ((1, 161), (0, 174)):
+        young = (adults["female"] == female) & (adults["age"] < 50)
+        assert adults["height"][young].mean() == pytest.approx(height_cm, abs=0.3)
+    assert np.percentile(adults["bmi"], [2, 50, 98]) == pytest.approx([19, 26, 35.5], abs=1.2)
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_conditions_are_as_common_as_stated_and_always_compatible(name):
+    population, n = POPULATIONS[name], 6000
+    rng = np.random.default_rng(1)
+    drawn = [draw_condition(rng, population, 60.0) for _ in range(n)]
+    assert all(compatible(shapes, rhythm) for rhythm, shapes in drawn)
+    for rhythm, prevalence in population.rhythms:
+        assert np.mean([one == rhythm for one, _ in drawn]) == pytest.approx(prevalence.share, abs=0.02), rhythm
+    for shape, prevalence in population.morphologies:
+        found = np.mean([shape in shapes for _, shapes in drawn])
+        assert 0.4 * prevalence.share - 0.003 < found < prevalence.share + 0.02, shape
+    if name in {"healthy", "other"}:
+        assert set(drawn) == {("sinus", ())}
+
+
+def test_what_comes_with_age_is_more_common_in_the_old():
+    assert Prevalence(0.05, 1.9).at(70) == pytest.approx(0.095)
+    rng = np.random.default_rng(2)
+    shares = [
+        np.mean([draw_condition(rng, POPULATIONS["clinic"], age)[0] == "atrial_fibrillation" for _ in range(3000)])
+        for age in (40.0, 80.0)
+    ]
+    assert shares[1] > 5 * shares[0]
 
 
 def test_people_of_equal_demographics_still_differ():
     people = [person_of(k) for k in range(60)]
     assert np.std([person.qtcf_ms for person in people]) > 10
     assert np.std([person.axis_deg for person in people]) > 15
-    a, b = (median_beat(people[0], seed=s) for s in (1, 2))
-    assert np.corrcoef(a[7], b[7])[0, 1] < 0.999
-
-
-def test_the_true_delay_is_where_the_wave_rises_most():
-    person, rng = person_of(), np.random.default_rng(3)
-    rhythm = draw_rhythm(rng, person, 20.0)
-    pulse = draw_pulse(rng, person, HEALTHY)
-    starts_s = pulse_times(rng, person, pulse, rhythm)
-    slope = np.gradient(pulse_wave(pulse, rhythm, starts_s, 20.0, 1000.0))
-    for truth_s in steepest_rises(pulse, starts_s, rhythm.rr_s):
-        if 0.5 < truth_s < 19.5:
-            near = np.arange(round(1000 * truth_s) - 60, round(1000 * truth_s) + 60)
-            assert near[np.argmax(slope[near])] / 1000 == pytest.approx(truth_s, abs=0.004)
-
-
-def test_the_foot_of_the_pulse_is_pre_ejection_and_transit_time_after_r():
-    person = person_of()
-    pulse = draw_pulse(np.random.default_rng(3), person, HEALTHY)
-    rhythm = steady(0.857)
-    starts_s = pulse_times(np.random.default_rng(4), person, pulse, rhythm)
-    pulse_ = pulse_wave(pulse, rhythm, starts_s, 8.0, 1000.0)
-    slope = np.gradient(pulse_)
-    feet_s = []
-    for r_s in rhythm.r_peaks_s[3:10]:
-        steepest = round(1000 * r_s) + 100 + int(np.argmax(slope[round(1000 * r_s) + 100 :][:300]))
-        level = pulse_[steepest - 200 : steepest].min()
-        feet_s.append((steepest - (pulse_[steepest] - level) / slope[steepest]) / 1000 - r_s)
-    assert np.median(feet_s) == pytest.approx(person.pep_s + person.ptt_s, abs=0.015)
-
-
-def test_ecg_noise_is_shared_between_leads_as_electrodes_share_it():
-    noise = electrode_noise(np.random.default_rng(2), steady(0.9), 20_000, 250.0)
-    muscle = noise[:, 2:] - 2 * noise[:, 1:-1] + noise[:, :-2]
-    likeness = np.corrcoef(muscle)
-    # I and II share RA; V1 and V2 share a third of each limb electrode: 3/9 of a variance of 1 + 3/9.
-    assert likeness[0, 1] == pytest.approx(0.5, abs=0.05)
-    assert likeness[2, 3] == pytest.approx(0.25, abs=0.05)
-    assert 0.005 < np.std(noise[1]) < 0.1
-
-
-def test_taller_people_have_later_and_older_people_earlier_pulses():
-    assert person_of(height_cm=190.0).ptt_s > person_of(height_cm=160.0).ptt_s
-    assert person_of(age_years=75.0).ptt_s < person_of(age_years=25.0).ptt_s
-
-
-def test_breathing_moves_the_rhythm_of_the_young_more():
-    spreads = []
-    for age in (22.0, 75.0):
-        people = [person_of(k, age_years=age) for k in range(20)]
-        spreads.append(np.mean([draw_rhythm(np.random.default_rng(1), person, 60.0).rr_s.std() for person in people]))
-    assert spreads[0] > 1.5 * spreads[1]
+    assert len({person.pr_ms for person in people}) > 55
 
 
 def test_a_person_takes_little_time():
@@ -286,113 +558,3 @@ def test_a_person_takes_little_time():
         simulate_person(0, index, 82.0)
         times.append(time.process_time() - started)
     assert min(times) < 0.06
-
-
-@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
-@pytest.mark.parametrize("index", [0, 1, 2])
-def test_a_record_comes_back_from_wfdb_as_it_went(tmp_path, index):
-    import wfdb
-
-    recording = simulate_person(5, index, 20.0)
-    header = write_wfdb(recording, tmp_path)
-    record, marks = wfdb.rdrecord(str(header.with_suffix(""))), wfdb.rdann(str(header.with_suffix("")), "atr")
-    assert record.sig_name == [*LEADS, "Pleth"]
-    assert record.units == ["mV"] * 12 + ["NU"]
-    np.testing.assert_allclose(record.p_signal[:, :12].T, ecg_of(recording), atol=0.00051)
-    ppg = recording.signals[12].samples
-    np.testing.assert_allclose(record.p_signal[:, 12], ppg, atol=1e-4 * np.ptp(ppg))
-    np.testing.assert_allclose(marks.sample / marks.fs, recording.r_peaks_s, atol=0.0021)
-    assert set(marks.symbol) == {"N"}
-    assert f"person: {recording.person}" in record.comments
-    assert any("SYNTHETIC" in comment for comment in record.comments)
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".atr", ".dat", ".hea"]
-
-
-def signal_of(name, samples, fs_hz, kind=SignalKind.ECG):
-    return Signal(name, kind, samples, fs_hz, "mV" if kind is SignalKind.ECG else "NU")
-
-
-@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
-def test_two_rates_and_gaps_survive_wfdb(tmp_path):
-    import wfdb
-
-    ecg, ppg = np.sin(np.arange(2000) / 9), np.cos(np.arange(1000) / 30)
-    ecg[100:200], ppg[50:60] = np.nan, np.nan
-    signals_ = (signal_of("II", ecg, 250.0), signal_of("Pleth", ppg, 125.0, SignalKind.PPG))
-    header = write_wfdb(Recording("two-rates", "s", "p", signals_, Demographics()), tmp_path)
-    record = wfdb.rdrecord(str(header.with_suffix("")), smooth_frames=False)
-    np.testing.assert_allclose(record.e_p_signal[0], ecg, atol=0.00051)
-    np.testing.assert_allclose(record.e_p_signal[1], ppg, atol=1e-4)
-    assert "SYNTHETIC" not in header.read_text()
-
-
-@pytest.mark.parametrize(
-    "signals_",
-    [
-        (),
-        (signal_of("I", np.zeros(100), 100.0), signal_of("II", np.zeros(100), 70.0)),
-        (signal_of("I", np.zeros(100), 100.0), signal_of("II", np.zeros(90), 100.0)),
-    ],
-)
-def test_what_does_not_fit_in_a_record_is_refused_and_leaves_nothing(tmp_path, signals_):
-    with pytest.raises(InputError):
-        write_wfdb(Recording("odd", "s", "p", signals_), tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def digest(folder):
-    files = sorted(path for path in Path(folder).iterdir() if path.is_file())
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def test_any_partition_of_the_people_gives_the_same_bytes(tmp_path):
-    config = SimulateConfig(people=5, duration_s=12.0, seed=4)
-    for name, batches in {"one": [range(5)], "many": [range(3, 5), range(1), range(1, 3)]}.items():
-        for batch in batches:
-            simulate.simulate_batch(config, "healthy", batch, str(tmp_path / name))
-    assert digest(tmp_path / "one") == digest(tmp_path / "many")
-    assert len(digest(tmp_path / "one")) == 15
-
-
-def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    config = SimulateConfig(people=2, duration_s=12.0)
-    with pytest.raises(DatasetError, match="no space left"):
-        simulate.simulate_batch(config, "healthy", range(2), str(tmp_path))
-    assert not list(tmp_path.glob("*.hea"))
-    assert not list(tmp_path.glob("truth/*.jsonl"))
-
-
-@pytest.mark.parametrize("config", [SimulateConfig(people=0), SimulateConfig(duration_s=5.0), SimulateConfig(seed=-1)])
-def test_a_recipe_that_cannot_work_is_refused(tmp_path, config):
-    recipe = dataclasses.replace(demo(), simulate=config)
-    with pytest.raises(ConfigError):
-        simulate.run(recipe, Settings(P2ES_STORAGE=str(tmp_path)))
-
-
-def test_an_archive_is_written_once_and_taken_up_where_it_stopped(tmp_path, local_ray):
-    recipe = dataclasses.replace(demo(), simulate=SimulateConfig(people=18, duration_s=12.0, seed=4))
-    settings = Settings(P2ES_STORAGE=str(tmp_path))
-    first = simulate.run(recipe, settings)
-    folder = Path(first.folder)
-    before = digest(folder)
-    names = (folder / "RECORDS").read_text().split()
-    assert (first.people, first.reused) == (18, False)
-    assert sorted(f"{name}.hea" for name in names) == sorted(path.name for path in folder.glob("*.hea"))
-    truth = [json.loads(line) for path in sorted(folder.glob("truth/*")) for line in path.read_text().splitlines()]
-    assert [row["record"] for row in truth] == names
-    assert all(0.1 < row["delay_s"] < 0.7 for row in truth)
-    assert simulate.run(recipe, settings).reused
-
-    # What a killed run leaves: no list of records, and a batch half done.
-    kept = (folder / f"{names[0]}.dat").stat().st_mtime_ns
-    (folder / "RECORDS").unlink()
-    (folder / "truth" / "0000016-2.jsonl").unlink()
-    (folder / f"{names[17]}.hea").unlink()
-    again = simulate.run(recipe, settings)
-    assert not again.reused
-    assert digest(folder) == before
-    assert (folder / f"{names[0]}.dat").stat().st_mtime_ns == kept

@@ -106,6 +106,18 @@ def test_waves_come_in_millivolt_with_lead_gain_and_clock(tmp_path):
     np.testing.assert_allclose(pulse, ramp(1000, 3) / 7, rtol=1e-6)
 
 
+def test_the_unit_may_stand_in_the_name_and_must_not_contradict_the_track(tmp_path):
+    packets = [track(1, "ECG_II [uV]", unit=""), track(2, "ECG_V5 [uV]", unit="mV"), track(3, "IR", unit="")]
+    waves = (block for k in (1, 2, 3) for block in blocks(k, ramp(1000, k)))
+    (recording,), (told,) = read(write(tmp_path / "a.vital", *packets, *waves))
+    assert [(s.lead, s.kind, s.unit) for s in recording.signals] == [
+        ("II", SignalKind.ECG, "mV"),
+        (None, SignalKind.PPG, ""),
+    ]
+    np.testing.assert_allclose(recording.leads["II"].read(), ramp(1000, 1) * 1e-6, rtol=1e-6)
+    assert (told.reason, "says uV, its header mV" in str(told)) == ("header", True)
+
+
 # The package leaves its files open.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("packed", [False, True])

@@ -196,6 +196,102 @@ def test_a_record_without_a_length_takes_it_from_its_file(tmp_path):
         assert [s.samples.size for s in read_one(header).signals] == [1500, 1500]
 
 
+# Checksums
+
+
+def with_sums(folder, code, widths, per_signal, wrong=()):
+    """Write a record whose header states the sum of each signal, but for those at `wrong` one more."""
+    lines = []
+    for k, (width, steps) in enumerate(zip(widths, per_signal, strict=True)):
+        stated = int(steps.sum() + (k in wrong) + 2**15) % 2**16 - 2**15
+        lines.append(f"{code}x{width} 10(3)/mV 12 0 0 {stated} 0 ECG {k}")
+    return write_record(folder, signals=lines, steps=np.hstack(per_signal), samples=len(per_signal[0]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    code=st.sampled_from(sorted(LEAST)),
+    widths=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    frames=st.integers(2, 60),
+    seed=st.integers(0, 2**31),
+    chunk=st.sampled_from([5, 64, 2**18]),
+    data=st.data(),
+)
+def test_a_checksum_that_is_missed_is_told_and_costs_no_recording(
+    tmp_path_factory, code, widths, frames, seed, chunk, data
+):
+    per_signal = [
+        draw_steps(code, frames * width, 1, seed + k).reshape(frames, width) for k, width in enumerate(widths)
+    ]
+    wrong = data.draw(st.sets(st.integers(0, len(widths) - 1)))
+    # A stated sum of 0 states nothing.
+    silent = {k for k in wrong if (per_signal[k].sum() + 1) % 2**16 == 0}
+    header = with_sums(tmp_path_factory.mktemp("r"), code, widths, per_signal, wrong)
+    skipped = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wfdb_samples, "_CHUNK_SAMPLES", chunk)
+        patch.setattr(wfdb_samples, "_CACHE_SAMPLES", 3 * chunk)
+        (recording,) = read_all(header, skipped)
+    assert len(recording.signals) == len(widths)
+    told = len(wrong - silent)
+    assert reasons(skipped) == ["checksum"] * bool(told)
+    assert not told or str(skipped[0]).startswith(f"{told} signals of r.hea")
+
+
+def test_a_bit_that_fell_over_is_told_by_the_segment_that_has_it(tmp_path):
+    steps = ramp(1500, 1)
+    names = ("a", "b", "c")
+    header = write_segments(tmp_path, [(name, 1500, None) for name in names])
+    for name in names:
+        write_record(tmp_path, name, [f"16 200/mV 16 0 0 {int(steps.sum()) % 2**16} 0 II"], steps=steps)
+    assert read_one(header).duration_s == 4500 / FS_HZ
+    data = bytearray((tmp_path / "b.dat").read_bytes())
+    data[1001] ^= 4
+    (tmp_path / "b.dat").write_bytes(data)
+    skipped = []
+    (recording,) = read_all(header, skipped)
+    assert recording.duration_s == 4500 / FS_HZ
+    assert [(error.reason, "b.hea" in str(error)) for error in skipped] == [("checksum", True)]
+
+
+def test_what_was_not_read_whole_is_not_judged_nor_read_for_it(tmp_path):
+    header = write_record(tmp_path, signals=["16 200/mV 16 0 0 7 0 II"], samples=900_000)
+
+    def bytes_read():
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    skipped = []
+    before = bytes_read()
+    for recording in wfdb.read(header, "r", "s", skipped):
+        recording.signals[0].read(0, 1000)
+    assert bytes_read() - before < 700_000
+    assert skipped == []
+    for recording in wfdb.read(header, "r", "s", skipped):
+        # From the end to the start, without the tail.
+        for start in range(800_000, -1, -50_000):
+            recording.signals[0].read(start, start + 50_000)
+    assert reasons(skipped) == ["checksum"]
+
+
+def test_a_day_is_checked_while_it_is_streamed(tmp_path):
+    import tracemalloc
+
+    samples = 24 * 3600 * 125
+    lines = [f"16 200/mV 16 0 0 {stated} 0 {name}" for name, stated in (("II", 5), ("V", 0), ("PLETH", 1))]
+    header = write_header(tmp_path, "r", lines, samples=samples)
+    with header.with_suffix(".dat").open("wb") as file:
+        file.truncate(samples * 2 * len(lines))
+    skipped = []
+    tracemalloc.start()
+    for recording in wfdb.read(header, "r", "s", skipped):
+        for start_s in range(0, 24 * 3600, 600):
+            recording.between(start_s, start_s + 600)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6
+    assert [str(error).split(" miss")[0] for error in skipped] == ["2 signals of r.hea"]
+
+
 # Meaning
 
 
@@ -214,6 +310,15 @@ def test_an_ecg_without_a_known_unit_is_kept_and_not_called_millivolt(tmp_path, 
     (signal,) = read_one(write_record(tmp_path, signals=(line,))).signals
     assert (signal.lead, signal.unit) == ("II", "unknown")
     assert signal.gain == (200 if "200" in line else None)
+
+
+def test_the_unit_may_stand_in_the_name_and_must_not_contradict_the_header(tmp_path):
+    lines = ["16 200/mV 16 0 0 0 0 II [mV]", "16 200/mV 16 0 0 0 0 V1 [uV]", "16 200/NU 16 0 0 0 0 V2 (mV)"]
+    skipped = []
+    (recording,) = read_all(write_record(tmp_path, signals=[*lines, "16 9/NU 16 0 0 0 0 ir"]), skipped)
+    assert [(s.lead, s.unit) for s in recording.signals] == [("II", "mV"), ("V2", "unknown"), (None, "NU")]
+    assert reasons(skipped) == ["header"]
+    assert "says uV, its header mV" in str(skipped[0])
 
 
 NAMES = {
@@ -511,7 +616,10 @@ def test_published_headers_that_no_reader_parses_are_refused(tmp_path):
     (tmp_path / "1.hea").write_text("\n".join(["1 2 500 600", *lines]).replace("medians/", "") + "\n")
     steps = np.stack([np.full(600, -1842966025 + 6344117), np.full(600, 1241320027)], axis=1)
     (tmp_path / "1.dat").write_bytes(encode(32, steps.ravel()))
-    one, three = read_one(tmp_path / "1.hea").signals
+    skipped = []
+    one, three = read_all(tmp_path / "1.hea", skipped)[0].signals
+    # The samples are ours, the sums are not.
+    assert reasons(skipped) == ["checksum"]
     np.testing.assert_allclose(one.read(), 1.0, atol=1e-6)
     np.testing.assert_array_equal(three.read(), 0.0)
 
@@ -870,6 +978,32 @@ def test_every_real_record_is_read_or_refused_for_a_true_reason(recordings):
         "p000878-2137-10-26-16-57": {"missing_segment": 30},
         "s00001-2896-10-10-00-31": {"missing_file": 3},
     }
+
+
+def test_every_real_record_adds_up_to_its_checksums(recordings):
+    """All 1,425 signals whose files are here do, whatever else is odd about them (`v102s`, skew, FLAC, no length)."""
+    for reference in find_records(str(recordings)):
+        if reference.format != "wfdb":
+            continue
+        skipped = []
+        try:
+            for recording in wfdb.read(Path(reference.path), reference.name, "s", skipped):
+                for signal in recording.signals:
+                    signal.read()
+        except RecordError:
+            continue
+        assert "checksum" not in reasons(skipped)
+
+
+def test_a_real_record_whose_header_was_edited_is_told(recordings, tmp_path):
+    for path in (recordings / "wfdb").glob("100_3chan.*"):
+        shutil.copyfile(path, tmp_path / path.name)
+    header = tmp_path / "100_3chan.hea"
+    fields = header.read_text().splitlines()[1].split()
+    header.write_text(header.read_text().replace(f" {fields[6]} ", f" {int(fields[6]) + 1} ", 1))
+    skipped = []
+    read_all(header, skipped)
+    assert reasons(skipped) == ["checksum"]
 
 
 def test_real_samples_agree_with_wfdb(recordings):

@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 _READERS = {
-    "wfdb": wfdb.read,
     "edf": edf.read,
     "vital": vital.read,
     "dicom": dicom.read,
@@ -129,6 +128,8 @@ def _read(reference: RecordRef, source: str, skipped: list[RecordError], options
         case "link" | "missing":
             what, reason = _REFUSED[reference.format]
             raise RecordError(f"{path.name} {what}", reason)
+        case "wfdb":
+            return wfdb.read(path, reference.name, source, skipped, options.mappings)
         case "csv" | "parquet":
             return table.read(path, reference.name, source, skipped, options.mappings)
         case "matlab":
@@ -150,7 +151,7 @@ def content_files(reference: RecordRef, options: ReadOptions | None = None) -> l
     if reference.format in {"link", "missing", "simulated"} or not path.is_file():
         return []
     if reference.format == "wfdb":
-        return wfdb.files_of(path, reference.name)
+        return wfdb.files_of(path, reference.name, (options or ReadOptions()).mappings)
     if reference.format in {"csv", "parquet"}:
         return table.files_of(path, (options or ReadOptions()).mappings)
     return [path]

@@ -10,7 +10,7 @@ Source: Kemp et al. 1992 (EDF) and 2003 (EDF+), as published by edfplus.info.
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from p2es.demographics import Demographics
 from p2es.errors import RecordError
-from p2es.formats.naming import kind_of, lead_of, to_millivolt
+from p2es.formats.naming import kind_of, lead_of, to_millivolt, unit_of
 from p2es.formats.subject import age_at, person_of, sex_of
 from p2es.recording import LazySamples, Recording, Signal, SignalKind
 
@@ -202,22 +202,32 @@ def _wanted(header: _Header, skipped: list[RecordError]) -> list[_Channel]:
     for channel in header.channels:
         if channel.samples == 0 or kind_of(channel.label, channel.unit) is None:
             continue
-        low, high, digital_low, digital_high = map(_number, channel.limits)
-        fs_hz = channel.samples / header.duration_s
-        # Nothing that a converter or a body gives is near these; beyond them single precision overflows.
-        possible = all(abs(_number(limit)) <= 1e12 for limit in channel.limits)
-        if not possible or low == high or not digital_low < digital_high:
-            errors.append(
-                RecordError(f"{header.name} has no scale for signal {channel.number}: correct the header", "header")
-            )
-        elif not 1.0 <= fs_hz <= 100_000.0:
-            errors.append(RecordError(f"{header.name} gives signal {channel.number} a rate of {fs_hz:g} Hz", "rate"))
-        elif header.records * channel.samples > 1:
-            found.append(channel)
+        try:
+            checked = _checked(header, channel)
+        except RecordError as error:
+            errors.append(error)
+            continue
+        if header.records * channel.samples > 1:
+            found.append(checked)
     if not found:
         raise errors[0] if errors else RecordError(f"{header.name} has neither an ECG nor a PPG", "no_signal")
     skipped += errors
     return found
+
+
+def _checked(header: _Header, channel: _Channel) -> _Channel:
+    """Give a channel whose scale and rate are possible, an ECG with the unit of its name where the header has none."""
+    low, high, digital_low, digital_high = map(_number, channel.limits)
+    fs_hz = channel.samples / header.duration_s
+    # Nothing that a converter or a body gives is near these; beyond them single precision overflows.
+    possible = all(abs(_number(limit)) <= 1e12 for limit in channel.limits)
+    if not possible or low == high or not digital_low < digital_high:
+        raise RecordError(f"{header.name} has no scale for signal {channel.number}: correct the header", "header")
+    if not 1.0 <= fs_hz <= 100_000.0:
+        raise RecordError(f"{header.name} gives signal {channel.number} a rate of {fs_hz:g} Hz", "rate")
+    if kind_of(channel.label, channel.unit) is SignalKind.PPG:
+        return channel
+    return replace(channel, unit=unit_of(channel.label, channel.unit))
 
 
 def _signal(header: _Header, channel: _Channel, first: int, last: int) -> Signal:

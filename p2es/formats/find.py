@@ -177,7 +177,7 @@ def survey_tree(
     hidden = sorted(name for name in tree.sizes if _is_hidden(name))
     sizes = {name: size for name, size in tree.sizes.items() if not _is_hidden(name)}
     asked = sizes.keys() if only is None else sizes.keys() & set(only)
-    headers = _Headers(tree, sizes, asked)
+    headers = _Headers(tree, sizes, asked, mappings)
     companions = headers.companions | {other: name for other, name in _beside(sizes, mappings).items() if name in asked}
     documents: list[str] = []
     formats: dict[str, str] = {}
@@ -221,13 +221,15 @@ def _is_hidden(name: str) -> bool:
 class _Headers:
     """The WFDB headers of an archive: which are records, and which files belong to them."""
 
-    def __init__(self, tree: Tree, sizes: Mapping[str, int], asked: Collection[str]) -> None:
+    def __init__(
+        self, tree: Tree, sizes: Mapping[str, int], asked: Collection[str], mappings: tuple[Layout, ...]
+    ) -> None:
         named: dict[str, list[str]] = {}
         pending = [name for name in asked if name.endswith(".hea")]
         while pending:
             header = pending.pop()
             if header not in named:
-                named[header] = [] if sizes[header] < 0 else _named(tree, header)
+                named[header] = [] if sizes[header] < 0 else _named(tree, header) + beside_names(header, mappings)
                 pending += [file for file in named[header] if file.endswith(".hea") and file in sizes]
         inner = {file for header, files in named.items() for file in files if file != header}
         # Masters that name each other in a ring are each a record: reading them tells.
@@ -302,14 +304,19 @@ def named_by(header: str, data: bytes) -> list[str]:
 
 
 def beside_names(name: str, mappings: tuple[Layout, ...] = ()) -> list[str]:
-    """Give what a table's second file may be called (`*_ppg.csv` of `*_ecg.csv`), by all layouts."""
-    pairs = [layout.beside for layout in (*mappings, *shipped()) if layout.beside]
-    return [name.removesuffix(pair.replace) + pair.by for pair in pairs if name.endswith(pair.replace)]
+    """Give what the second file of a table or a WFDB header may be called (`*_ppg.csv` of `*_ecg.csv`)."""
+    found = []
+    for layout in (*mappings, *shipped()):
+        pair, file = layout.beside, layout.match.file
+        if pair and name.endswith(pair.replace) and (not file or re.search(file, name.rpartition("/")[2])):
+            found.append(name.removesuffix(pair.replace) + pair.by)
+    return found
 
 
 def _beside(sizes: Mapping[str, int], mappings: tuple[Layout, ...]) -> dict[str, str]:
-    """Give the second files that are there, with the records they belong to."""
-    return {other: name for name in sizes for other in beside_names(name, mappings) if other in sizes}
+    """Give the second tables that are there, with the records they belong to."""
+    tables = [name for name in sizes if not name.endswith(".hea")]
+    return {other: name for name in tables for other in beside_names(name, mappings) if other in sizes}
 
 
 def _format(tree: Tree, name: str, size: int, mappings: tuple[Layout, ...], tables: Sequence[PeopleLayout]) -> str:

@@ -147,7 +147,7 @@ class Layout:
     ----------
     name, description, licence : str
     kind : str
-        "table" (CSV or Parquet) or "mat".
+        "table" (CSV or Parquet), "mat", or "wfdb": which two records are one recording; all else their headers say.
     match : Match
     signals : tuple of Column
         Those that a file does not have are passed over: BIDMC's leads differ from person to person.
@@ -305,8 +305,10 @@ def load_mapping(path: str | Path) -> Layout:
     """
     table = read_toml(Path(path).expanduser())
     kind = table.take("kind", str, ...)
+    if kind == "wfdb":
+        return _pair(table)
     if kind not in {"table", "mat"}:
-        raise table.wrong("kind", "must be table or mat")
+        raise table.wrong("kind", "must be table, mat or wfdb")
     person = table.table("person")
     mapping = Layout(
         name=table.take("name", str, ...),
@@ -330,6 +332,31 @@ def load_mapping(path: str | Path) -> Layout:
         person.done()
     table.done()
     _check(mapping, table)
+    return mapping
+
+
+def _pair(table: _Table) -> Layout:
+    """Read what declares two WFDB records as one recording."""
+    match, person = table.table("match"), table.table("person")
+    file = match.pattern("file") if match else ""
+    mapping = Layout(
+        name=table.take("name", str, ...),
+        kind="wfdb",
+        match=Match(file=file),
+        signals=(),
+        description=table.take("description", str, ""),
+        licence=table.take("licence", str, ""),
+        person=person.pattern("file", 1) if person else "",
+        beside=_beside(table, "wfdb"),
+        tried=table.take("tried", bool, True),
+    )
+    for inner in (match, person, table):
+        if inner is not None:
+            inner.done()
+    if not file:
+        raise table.wrong("match.file", "is missing: say which headers have a second record")
+    if mapping.beside is None:
+        raise table.wrong("beside", "is missing: say how the second header is called")
     return mapping
 
 
@@ -435,8 +462,10 @@ def _beside(table: _Table, kind: str) -> Beside | None:
         return None
     beside = Beside(inner.take("replace", str, ...), inner.take("by", str, ...))
     inner.done()
-    if kind != "table" or not beside.replace or "/" in beside.by or beside.by == beside.replace:
-        raise inner.wrong("by", "must be another ending of a file name, of tables")
+    if kind == "mat" or not beside.replace or "/" in beside.by or beside.by == beside.replace:
+        raise inner.wrong("by", "must be another ending of a file name, of tables or WFDB headers")
+    if kind == "wfdb" and not (beside.replace.endswith(".hea") and beside.by.endswith(".hea")):
+        raise inner.wrong("by", "and replace must end in .hea")
     return beside
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2es.errors import RecordError
-from p2es.formats.naming import kind_of, lead_of, to_millivolt
+from p2es.formats.naming import kind_of, lead_of, to_millivolt, unit_of
 from p2es.formats.spool import Budget, Spool
 from p2es.recording import LazySamples, Recording, Signal, SignalKind
 
@@ -286,6 +286,11 @@ class _Parser:
             self._errors.append(RecordError(f"{self._name} has no scale for a track", "header"))
         else:
             called = f"{device}/{label}" if device else label
+            try:
+                unit = unit_of(label, unit) if kind is SignalKind.ECG else unit
+            except RecordError as error:
+                self._errors.append(error)
+                return
             self.tracks[number] = _Track(called, unit, kind, form, round(fs_hz, 4), gain, offset)
 
     def _record(self, size: int) -> None:

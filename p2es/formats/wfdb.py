@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from p2es.demographics import Demographics, Sex, parse_number, parse_sex
 from p2es.errors import InputError, RecordError
-from p2es.formats.naming import kind_of, lead_of, to_millivolt
+from p2es.formats.mapping import Layout, layout_of
+from p2es.formats.naming import kind_of, lead_of, to_millivolt, unit_of
 from p2es.formats.wfdb_annotations import read_beats
 from p2es.formats.wfdb_header import (
     UNCALIBRATED_GAIN,
@@ -61,14 +62,18 @@ _SUBJECT_ID = re.compile(r"^[ \t]*<?subject_id>?[ \t:=]+(\d{1,12})[ \t]*$", re.M
 _SYNTHETIC = re.compile(r"\bSYNTHETIC\b")
 
 
-def files_of(header: Path, name: str = "") -> list[Path]:
+def files_of(header: Path, name: str = "", mappings: tuple[Layout, ...] = ()) -> list[Path]:
     """Give header, annotations, signal and segment files of a record: those that exist, in the order of the header.
+
+    Those of the second record follow, where a layout declares one.
 
     Parameters
     ----------
     header : Path
     name : str
         Of the record in its archive, which says where the archive begins: links that leave it are not followed.
+    mappings : tuple of Layout
+        The user's own.
     """
     root = _root(header, name)
     found = {header: None}
@@ -77,7 +82,18 @@ def files_of(header: Path, name: str = "") -> list[Path]:
             found[path] = None
             if path.suffix == ".hea":
                 found |= dict.fromkeys(inner for inner in _named(path, root) if _is_there(inner, root))
+    second = beside_of(header, mappings)
+    if second is not None and _is_there(second[0], root):
+        found |= dict.fromkeys([second[0], *(path for path in _named(second[0], root) if _is_there(path, root))])
     return list(found)
+
+
+def beside_of(header: Path, mappings: tuple[Layout, ...] = ()) -> tuple[Path, Layout] | None:
+    """Give the header of the second record, there or not, and the layout that declares it; None without one."""
+    layout = layout_of("wfdb", header.name, lambda _: True, mappings)
+    if layout is None or layout.beside is None or not header.name.endswith(layout.beside.replace):
+        return None
+    return header.with_name(header.name.removesuffix(layout.beside.replace) + layout.beside.by), layout
 
 
 def _named(path: Path, root: Path) -> list[Path]:
@@ -106,8 +122,12 @@ def _root(path: Path, name: str) -> Path:
     return whole.parents[len(tail.parts) - 1] if own else whole.parent
 
 
-def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iterator[Recording]:
+def read(
+    path: Path, name: str, source: str, skipped: list[RecordError], mappings: tuple[Layout, ...] = ()
+) -> Iterator[Recording]:
     """Read a record, a recording a run of segments; the samples stay in their files.
+
+    Where a layout declares a second record, the two are one recording.
 
     Parameters
     ----------
@@ -118,13 +138,84 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
     source : str
         Institution family.
     skipped : list of RecordError
-        Gets an entry for each segment or signal that could not be read while others could.
+        Gets an entry for each segment or signal that could not be read while others could; and, once a recording was
+        read whole, one for each segment that misses its checksums (`checksum`), which costs no recording.
+    mappings : tuple of Layout
+        The user's own.
 
     Raises
     ------
     RecordError
         When nothing of the record can be read, with a reason code.
     """
+    second = beside_of(path, mappings)
+    if second is None:
+        return _read(path, name, source, skipped)
+    return _read_pair(path, name, source, skipped, *second)
+
+
+def _read_pair(
+    path: Path, name: str, source: str, skipped: list[RecordError], other: Path, layout: Layout
+) -> Iterator[Recording]:
+    """Read two records that are declared to be one recording, on one clock; what cannot be joined is told."""
+    root = _root(path, name)
+    parts = [_read(path, name, source, skipped)]
+    if not _is_there(other, root):
+        skipped.append(RecordError(f"{other.name} is not there beside {path.name}: fetch it", "missing_file"))
+    elif _has_segments(path, root) or _has_segments(other, root):
+        skipped.append(RecordError(f"{other.name} is not read with {path.name}: one of them has segments", "header"))
+    else:
+        parts.append(_read(other, name.removesuffix(path.stem) + other.stem, source, skipped))
+    joined = len(parts) == 2
+    found = iter([_together(_first_of(parts, skipped), path, other, skipped)]) if joined else parts[0]
+    for recording in found:
+        person = layout.person_of(path.stem) if layout.person else recording.person
+        yield replace(recording, person=person, provenance={"format": "wfdb", "layout": layout.name})
+    for part in parts:
+        next(part, None)  # which compares the checksums
+
+
+def _has_segments(path: Path, root: Path) -> bool:
+    try:
+        return read_header(path, root).segments is not None
+    except RecordError:  # which reading will tell
+        return False
+
+
+def _first_of(parts: Sequence[Iterator[Recording]], errors: list[RecordError]) -> list[Recording]:
+    """Give the recording of each record; one that cannot be read is told, unless none can."""
+    found, wrong = [], []
+    for part in parts:
+        try:
+            found.append(next(part))
+        except RecordError as error:
+            wrong.append(error)
+    if not found:
+        raise wrong[0]
+    errors += wrong
+    return found
+
+
+def _together(found: Sequence[Recording], path: Path, other: Path, errors: list[RecordError]) -> Recording:
+    """Join two recordings into the first; those of two lengths need not have begun together."""
+    if len(found) == 1:
+        return found[0]
+    first, second = found
+    step_s = 1.0 / min(signal.fs_hz for signal in first.signals + second.signals)
+    if abs(first.duration_s - second.duration_s) > step_s:
+        errors.append(RecordError(f"{other.name} is not read: it is not as long as {path.name}", "header"))
+        return first
+    return replace(
+        first,
+        signals=first.signals + second.signals,
+        demographics=first.demographics if first.demographics != Demographics() else second.demographics,
+        r_peaks_s=first.r_peaks_s if first.r_peaks_s is not None else second.r_peaks_s,
+        simulated=first.simulated or second.simulated,
+    )
+
+
+def _read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iterator[Recording]:
+    """Read one record."""
     root = _root(path, name)
     header = read_header(path, root)
     comments = header.comments[:_COMMENT_LETTERS]
@@ -138,8 +229,9 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
         provenance={"format": "wfdb"},
     )
     if header.segments is None:
-        signals = _joined([_opened(path, header, root, Cache(), skipped)])
-        yield replace(record, signals=signals, r_peaks_s=_beats(path, header.frame_hz, root, skipped))
+        whole = _opened(path, header, root, Cache(), skipped)
+        yield replace(record, signals=_joined([whole]), r_peaks_s=_beats(path, header.frame_hz, root, skipped))
+        _compare_sums([whole], skipped)
         return
     noted: list[RecordError] = []
     left_out: list[RecordError] = []
@@ -153,6 +245,7 @@ def read(path: Path, name: str, source: str, skipped: list[RecordError]) -> Iter
             continue
         peaks = _of_run(run, beats, root, noted)
         yield replace(record, record=f"{name}/{run[0].path.stem}", signals=signals, r_peaks_s=peaks)
+        _compare_sums(run, noted)
         readable += 1
     if not readable:
         raise left_out[0] if left_out else RecordError(f"{path.name} has no segment with signals", "no_segments")
@@ -172,7 +265,8 @@ class _Segment:
     frame_hz: float
     signals: tuple[Signal, ...]
     setup: tuple[Any, ...]
-    files: frozenset[tuple[Path, int]]
+    files: tuple[SignalFile, ...]
+    places: frozenset[tuple[Path, int]]
 
 
 def _runs(
@@ -189,7 +283,7 @@ def _runs(
                 raise RecordError(f"{path.name} names the segment {line.name} twice", "duplicate")
             seen |= {line.name} - {None}
             segment = _segment(path, header, line, start, root, cache, left_out)
-            if segment and segment.files in seen:
+            if segment and segment.places in seen:
                 segment = None
                 raise RecordError(f"{line.name}.hea holds the samples of an earlier segment", "duplicate")
         except RecordError as error:
@@ -199,7 +293,7 @@ def _runs(
             run = []
         if segment:
             run.append(segment)
-            seen.add(segment.files)
+            seen.add(segment.places)
         start += line.frames
     if run:
         yield run
@@ -249,7 +343,20 @@ def _opened(path: Path, header: Header, root: Path, cache: Cache, left_out: list
         raise errors[0]
     left_out += errors
     places = frozenset((file.path, max(line.offset for line in sharing[name])) for name, file in files.items())
-    return _Segment(path, 0, frames, header.frame_hz, tuple(signals), tuple(setup), places)
+    return _Segment(path, 0, frames, header.frame_hz, tuple(signals), tuple(setup), tuple(files.values()), places)
+
+
+def _compare_sums(run: Sequence[_Segment], errors: list[RecordError]) -> None:
+    """Tell of segments that were read whole and miss their checksums."""
+    for segment in run:
+        try:
+            wrong = sum(file.wrong_sums() for file in segment.files)
+        except RecordError as error:  # the file went while it was read
+            errors.append(error)
+            continue
+        if wrong:
+            what = f"{wrong} signals of {segment.path.name} miss the checksums of its header"
+            errors.append(RecordError(f"{what}: fetch it again, and see whether the header was edited", "checksum"))
 
 
 def _file(path: Path, name: str, lines: Sequence[SignalLine], frames: int, root: Path, cache: Cache) -> SignalFile:
@@ -275,7 +382,7 @@ def _signal(path: Path, line: SignalLine, frame_hz: float, frames: int, file: Si
     assert kind is not None
     if kind is SignalKind.ECG:
         # Without a gain it is not calibrated (header(5)): no millivolt can be made of it.
-        known = to_millivolt(unit) if gain is not None else None
+        known = to_millivolt(unit_of(line.name, unit)) if gain is not None else None
         factor, unit = (1.0, "unknown") if known is None else (known, "mV")
     load = _Physical(file, index, line, factor)
     return Signal(

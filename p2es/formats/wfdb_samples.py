@@ -284,6 +284,9 @@ class SignalFile:
         # Not the file itself: with it a record would be a ring, and its samples wait for the garbage collector.
         self._key = object()
         self._ends = np.cumsum([line.per_frame for line in lines]).tolist()
+        self._stated = np.array([line.checksum for line in lines], np.int64)
+        self._sums = np.zeros(len(lines), np.int64)
+        self._summed: set[int] = set()
         self._chunk = max(_CHUNK_SAMPLES // self._ends[-1], 1)
         if not path.is_file():
             raise RecordError(f"{record} names a signal file that is not there: fetch it", "missing_file")
@@ -313,9 +316,35 @@ class SignalFile:
         first = self._ends[signal - 1] if signal else 0
         for chunk in range(start // self._chunk, -(-stop // self._chunk)):
             begin, end = chunk * self._chunk, min((chunk + 1) * self._chunk, self.frames)
-            decoded = self._cache.get((self._key, chunk), partial(self._decode, begin, end))
+            decoded = self._cache.get((self._key, chunk), partial(self._decode_chunk, chunk, begin, end))
             part = decoded[max(start - begin, 0) : stop - begin, first : self._ends[signal]]
             yield part.reshape(-1)
+
+    def wrong_sums(self) -> int:
+        """Count the signals that miss the checksum of their header: the sum of all steps modulo 2**16 (header(5)).
+
+        Known once all pieces of the file were read, in any order; 0 before, and for what states no sum: writers that do
+        not know it write 0. The last piece is read here if it is all that is missing: a tail shorter than a window is
+        asked for by nobody.
+        """
+        last = -(-self.frames // self._chunk) - 1
+        left = set(range(last + 1)) - self._summed
+        if not self._stated.any() or last < 0 or left - {last}:
+            return 0
+        if left:
+            self._decode_chunk(last, last * self._chunk, self.frames)
+        differ = (self._sums - self._stated) % 2**16 != 0
+        return int(np.count_nonzero(differ & (self._stated != 0)))
+
+    def _decode_chunk(self, chunk: int, start: int, stop: int) -> Steps:
+        """Decode a piece, and add it to the sums the first time."""
+        decoded = self._decode(start, stop)
+        if chunk not in self._summed and self._stated.any():
+            self._summed.add(chunk)
+            # Signal by signal it takes 1 ns a sample, across them 2 (12 signals) to 11 (2 signals).
+            frame = np.ascontiguousarray(decoded.T).sum(axis=1, dtype=np.int64)
+            self._sums += np.add.reduceat(frame, [0, *self._ends[:-1]])
+        return decoded
 
     def _decode(self, start: int, stop: int) -> Steps:
         with self._told():

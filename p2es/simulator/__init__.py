@@ -7,13 +7,13 @@ no substitute for people.
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from p2es.demographics import Demographics
+from p2es.demographics import Demographics, Sex, parse_sex
 from p2es.errors import InputError
 from p2es.leads import LEADS
 from p2es.recording import Recording, Signal, SignalKind
@@ -21,13 +21,13 @@ from p2es.simulator import electrodes as electrode_settings
 from p2es.simulator import sensor as sensor_settings
 from p2es.simulator.catalogue import MORPHOLOGIES, RHYTHMS, check
 from p2es.simulator.ecg import heart_ecg
-from p2es.simulator.electrodes import ElectrodeConditions, Electrodes, draw_electrodes, electrode_noise, worn
-from p2es.simulator.heart import build_heart
-from p2es.simulator.people import draw_demographics, draw_person, on_a_day, recorded_demographics
+from p2es.simulator.electrodes import Electrodes, draw_electrodes, electrode_noise, worn
+from p2es.simulator.heart import Heart, build_heart
+from p2es.simulator.people import Person, draw_demographics, draw_person, on_a_day, recorded_demographics
 from p2es.simulator.population import POPULATIONS, Population, draw_condition, population_named
-from p2es.simulator.pulse import draw_pulse, draw_train, pulse_wave
-from p2es.simulator.rhythm import draw_rhythm
-from p2es.simulator.sensor import SENSORS, Sensed, Sensor, SensorConditions, draw_sensor, sample_times, sense
+from p2es.simulator.pulse import PulseTrain, draw_pulse, draw_train, pulse_wave
+from p2es.simulator.rhythm import Rhythm, draw_rhythm
+from p2es.simulator.sensor import SENSORS, Sensed, Sensor, draw_sensor, sample_times, sense
 from p2es.simulator.truth import Truth, truth_of
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "MORPHOLOGIES",
     "POPULATIONS",
     "RHYTHMS",
+    "SENSORS",
     "VERSION",
     "Simulation",
     "simulate",
@@ -50,6 +51,8 @@ ECG_FS_HZ = 250.0
 _PERSON_PARTS = ("demographics", "person", "condition", "heart", "pulse", "sensor kind", "record")
 _DAY_PARTS = ("day", "rhythm", "placement", "atria", "train", "sensor", "clock", "ppg noise", "electrodes", "ecg noise")
 _MIN_DURATION_S, _MAX_DURATION_S = 1.0, 86_400.0
+# Everything here is of adults.
+_YOUNGEST, _OLDEST = 18.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def simulate(
     rhythm: str | None = None,
     morphologies: Iterable[str] | None = None,
     demographics: Mapping[str, Any] | None = None,
+    sensor: str | None = None,
     noise: bool = True,
     ecg_fs_hz: float = ECG_FS_HZ,
 ) -> Simulation:
@@ -108,6 +112,8 @@ def simulate(
     demographics : mapping, optional
         Fields of `Demographics` to change, everything else kept: the person's counterfactual twin. Effects of sex are
         those between people of equal height for their sex, so give the twin a height too.
+    sensor : str, optional
+        Its make, a name in `SENSORS`, instead of what the population would draw.
     noise : bool
         False leaves out the noise of electrodes and the faults of sensors.
     ecg_fs_hz : float
@@ -119,63 +125,46 @@ def simulate(
         For a negative seed, index or day, an impossible duration or rate, an unknown name, or a combination that
         physiology does not allow.
     """
-    _check(seed, index, day, duration_s, ecg_fs_hz)
+    _check(seed, index, day, duration_s, ecg_fs_hz, sensor)
     settings = population_named(population)
     rng = _generators(seed, index, population, day)
     known = _changed(draw_demographics(rng["demographics"], settings), demographics or {})
     drawn = draw_condition(rng["condition"], settings, known.age_years or 0.0)
     rhythm = drawn[0] if rhythm is None else rhythm
     shapes = check(drawn[1] if morphologies is None else morphologies, rhythm)
-
     person = on_a_day(rng["day"], draw_person(rng["person"], settings, known))
     heart = build_heart(rng["heart"], rng["placement"], person, shapes, settings.t_width)
     beats = draw_rhythm(rng["rhythm"], person, duration_s, rhythm)
-    clean_mv = heart_ecg(rng["atria"], heart, beats, duration_s, ecg_fs_hz)
-    electrodes = draw_electrodes(rng["electrodes"], _electrode_conditions(settings, noise), duration_s)
-    time_s = np.arange(clean_mv.shape[1]) / ecg_fs_hz
-    noisy = clean_mv + electrode_noise(rng["ecg noise"], electrodes, beats.breathing.at(time_s), ecg_fs_hz)
-    ecg = worn(noisy, electrodes, ecg_fs_hz)
 
-    kind = settings.sensors[int(rng["sensor kind"].integers(len(settings.sensors)))]
-    sensor = draw_sensor(rng["sensor"], (kind,), _sensor_conditions(settings, noise))
-    # What is said of the pulse holds for a sensor that sits well; one that is loose presses less.
-    pressure = sensor.contact - 1
-    pulse = draw_pulse(rng["pulse"], person, settings).pressed(pressure)
-    train = draw_train(rng["train"], person, pulse, beats, pressure)
-    at_s = sample_times(rng["clock"], sensor, duration_s)
-    wave = pulse_wave(pulse, train, at_s, sensor.delay_s)
-    waves = np.broadcast_to(wave, (len(SENSORS[kind].wavelengths), wave.size))
-    sensed = sense(rng["ppg noise"], sensor, waves, beats.breathing.at(at_s))
-
+    ecg = _record_ecg(rng, heart, beats, settings, duration_s, ecg_fs_hz, noise=noise)
+    ppg = _record_ppg(rng, person, beats, settings, duration_s, sensor, noise=noise)
     truth = truth_of(
         person,
         heart,
         beats,
-        train,
+        ppg.train,
         duration_s=duration_s,
-        delay_s=sensor.delay_s,
+        delay_s=ppg.sensor.delay_s,
+        clock=1 + 1e-6 * ppg.sensor.clock_drift_ppm,
         morphologies=shapes,
-        sensor=_told(sensor),
-        electrodes=_told(electrodes),
-        artefacts=_artefacts(sensed, electrodes),
+        sensor=_told(ppg.sensor),
+        electrodes=_told(ecg.electrodes),
+        artefacts=_artefacts(ppg.sensed, ecg.electrodes),
     )
+    told = {name: value for name, value in truth.scalars().items() if not isinstance(value, dict | list)}
+    motion = any(one.kind == "motion" for one in ppg.sensed.artefacts)
     recording = Recording(
         source="simulated",
         **_names(index, population, day),
-        signals=(*_leads(ecg, ecg_fs_hz), *_pulses(sensor, sensed)),
+        signals=(*_leads(ecg.leads_mv, ecg_fs_hz), *_pulses(ppg)),
         demographics=recorded_demographics(rng["record"], known),
         r_peaks_s=truth.beats.r_s,
         simulated=True,
-        provenance={
-            "seed": seed,
-            "population": population,
-            "day": day,
-            "device": kind,
-            "motion": str(any(one.kind == "motion" for one in sensed.artefacts)).lower(),
-            **{name: value for name, value in truth.scalars().items() if not isinstance(value, dict | list)},
-        },
+        provenance={"seed": seed, "population": population, "day": day, "device": ppg.sensor.name}
+        | {"motion": str(motion).lower()}
+        | told,
     )
-    return Simulation(recording, truth, clean_mv)
+    return Simulation(recording, truth, ecg.clean_mv)
 
 
 def simulate_person(seed: int, index: int, duration_s: float, population: str = "healthy", **options: Any) -> Recording:
@@ -190,28 +179,87 @@ def simulate_person(seed: int, index: int, duration_s: float, population: str = 
     return simulate(seed, index, duration_s, population, **options).recording
 
 
-def _check(seed: int, index: int, day: int, duration_s: float, ecg_fs_hz: float) -> None:
+@dataclass(frozen=True)
+class _Ecg:
+    """What the electrodes recorded, and the leads before noise: (12, time) and (8, time)."""
+
+    leads_mv: NDArray[np.float64]
+    clean_mv: NDArray[np.float64]
+    electrodes: Electrodes
+
+
+@dataclass(frozen=True)
+class _Ppg:
+    """What the sensor recorded, of which pulses."""
+
+    sensor: Sensor
+    train: PulseTrain
+    sensed: Sensed
+
+
+_Generators = dict[str, np.random.Generator]
+
+
+def _record_ecg(
+    rng: _Generators, heart: Heart, beats: Rhythm, settings: Population, duration_s: float, fs_hz: float, *, noise: bool
+) -> _Ecg:
+    clean_mv = heart_ecg(rng["atria"], heart, beats, duration_s, fs_hz)
+    conditions = settings.electrode_conditions if noise else electrode_settings.NONE
+    electrodes = draw_electrodes(rng["electrodes"], conditions, duration_s)
+    breath = beats.breathing.at(np.arange(clean_mv.shape[1]) / fs_hz)
+    leads_mv = electrode_noise(rng["ecg noise"], electrodes, breath, fs_hz)
+    leads_mv += clean_mv
+    return _Ecg(worn(leads_mv, electrodes, fs_hz), clean_mv, electrodes)
+
+
+def _record_ppg(
+    rng: _Generators,
+    person: Person,
+    beats: Rhythm,
+    settings: Population,
+    duration_s: float,
+    make: str | None,
+    *,
+    noise: bool,
+) -> _Ppg:
+    usual = settings.sensors[int(rng["sensor kind"].integers(len(settings.sensors)))]
+    conditions = settings.sensor_conditions if noise else sensor_settings.CLEAN
+    sensor = draw_sensor(rng["sensor"], (make or usual,), conditions)
+    # What is said of the pulse holds for a sensor that sits well; one that is loose presses less.
+    pressure = sensor.contact - 1
+    pulse = draw_pulse(rng["pulse"], person, settings).pressed(pressure)
+    train = draw_train(rng["train"], person, pulse, beats, pressure)
+    at_s = sample_times(rng["clock"], sensor, duration_s)
+    wave = pulse_wave(pulse, train, at_s, sensor.delay_s)
+    waves = np.broadcast_to(wave, (len(sensor.kind.wavelengths), wave.size))
+    return _Ppg(sensor, train, sense(rng["ppg noise"], sensor, waves, beats.breathing.at(at_s)))
+
+
+def _check(seed: int, index: int, day: int, duration_s: float, ecg_fs_hz: float, sensor: str | None) -> None:
     if seed < 0 or index < 0 or day < 0:
         raise InputError(f"seed {seed}, person {index} and day {day} must not be negative: give 0 or more")
     if not _MIN_DURATION_S <= duration_s <= _MAX_DURATION_S:
         raise InputError(f"a duration of {duration_s:g} s cannot be simulated: give 1 s to 86400 s")
     if not 100 <= ecg_fs_hz <= 2000:
         raise InputError(f"an ECG at {ecg_fs_hz:g} Hz cannot be simulated: give 100 to 2000 Hz")
+    if sensor is not None and sensor not in SENSORS:
+        raise InputError(f"there is no sensor {sensor!r}: choose among {', '.join(SENSORS)}")
 
 
 def _changed(demographics: Demographics, changes: Mapping[str, Any]) -> Demographics:
     unknown = sorted(set(changes) - set(Demographics.__dataclass_fields__))
     if unknown:
         raise InputError(f"demographics have no field {unknown[0]!r}: they have age_years, sex, height_cm, weight_kg")
-    return replace(demographics, **changes)
-
-
-def _electrode_conditions(settings: Population, noise: bool) -> ElectrodeConditions:
-    return settings.electrode_conditions if noise else electrode_settings.NONE
-
-
-def _sensor_conditions(settings: Population, noise: bool) -> SensorConditions:
-    return settings.sensor_conditions if noise else sensor_settings.CLEAN
+    changed = replace(demographics, **changes)
+    if not isinstance(changed.sex, Sex):
+        sex = parse_sex(str(changed.sex))
+        if sex is None:
+            raise InputError(f"{changed.sex!r} is no sex that is known here: give F or M")
+        changed = replace(changed, sex=sex)
+    age = changed.age_years
+    if age is not None and not _YOUNGEST <= age <= _OLDEST:
+        raise InputError(f"a person of {age:g} years cannot be simulated: give {_YOUNGEST:g} to {_OLDEST:g}")
+    return changed
 
 
 def _names(index: int, population: str, day: int) -> dict[str, str]:
@@ -226,13 +274,11 @@ def _leads(ecg_mv: NDArray[np.float64], fs_hz: float) -> tuple[Signal, ...]:
     )
 
 
-def _pulses(sensor: Sensor, sensed: Sensed) -> tuple[Signal, ...]:
-    lights = sensor.kind.wavelengths
-    names = ["Pleth"] if len(lights) == 1 else [f"PPG {light}" for light in lights]
-    return tuple(
-        Signal(name, SignalKind.PPG, row, sensor.kind.fs_hz, sensed.unit)
-        for name, row in zip(names, sensed.samples, strict=True)
-    )
+def _pulses(ppg: _Ppg) -> tuple[Signal, ...]:
+    kind = ppg.sensor.kind
+    names = ["Pleth"] if len(kind.wavelengths) == 1 else [f"PPG {light}" for light in kind.wavelengths]
+    rows = zip(names, ppg.sensed.samples, strict=True)
+    return tuple(Signal(name, SignalKind.PPG, row, kind.fs_hz, ppg.sensed.unit) for name, row in rows)
 
 
 def _artefacts(sensed: Sensed, electrodes: Electrodes) -> tuple[tuple[str, str, float, float], ...]:
@@ -246,8 +292,6 @@ def _artefacts(sensed: Sensed, electrodes: Electrodes) -> tuple[tuple[str, str, 
 
 
 def _told(device: Sensor | Electrodes) -> dict[str, Any]:
-    """Give what was drawn for a device, without what its make and the population fix."""
-    fixed = (
-        {"kind", "conditions", "bursts", "motion", "off"} if isinstance(device, Electrodes) else {"kind", "conditions"}
-    )
-    return {name: value for name, value in asdict(device).items() if name not in fixed}
+    """Give what was drawn for a device, without what its make fixes and what `_artefacts` tells."""
+    elsewhere = {"kind", "conditions"} | ({"bursts", "motion", "off"} if isinstance(device, Electrodes) else set())
+    return {one.name: getattr(device, one.name) for one in fields(device) if one.name not in elsewhere}

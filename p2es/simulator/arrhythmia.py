@@ -12,9 +12,11 @@ from p2es.simulator.rhythm import LEAD_IN_S, LEAD_OUT_S, BeatKind, Floats, Rhyth
 # Wenckebach: what each conducted beat adds to PR, until one is dropped.
 _WENCKEBACH_S = np.cumsum([0.0, 0.040, 0.020, 0.010, 0.010])
 _BIGEMINY_SHARE = 0.15
-# AV node in fibrillation (Corino 2011): share and refractory period of the slow pathway, spread of both. The 0.25 s are
-# those of a mean interval of 0.75 s; a faster node recovers sooner, or its intervals would be too even.
-_SLOW_SHARE, _SLOW_S, _SLOW_AT_S, _SLOW_RR, _SPREAD_S, _FAST_LATER_S = 0.6, 0.25, 0.75, 0.15, 0.2, 0.08
+# AV node in fibrillation (Corino 2011): share of the slow pathway, how much later the other recovers, what the
+# refractory period takes of the interval before it, over which time conduction grows from never to always. The rest of
+# the refractory period leaves a share of the mean interval to chance: a coefficient of variation near 0.25 at all
+# rates, where the paper's 0.25 s gave 0.1 at 140 and 0.46 at 55 beats a minute.
+_SLOW_SHARE, _FAST_LATER_S, _SLOW_RR, _SPREAD_S, _WAIT_SHARE, _SHORTEST_S = 0.6, 0.08, 0.15, 0.2, 0.38, 0.2
 
 
 def draw(rng: np.random.Generator, person: Person, sinus: Sinus, name: str, duration_s: float) -> Rhythm:
@@ -38,42 +40,49 @@ def _premature(rng: np.random.Generator, time_s: Floats, duration_s: float) -> N
     One at least is inside the recording, or it would not be what it says.
     """
     n = time_s.size
-    if rng.random() < _BIGEMINY_SHARE:
+    every_other, share = rng.random() < _BIGEMINY_SHARE, rng.uniform(0.05, 0.15)
+    if every_other:
         return np.arange(3, n - 2, 2)
-    drawn = rng.random(n) < rng.uniform(0.05, 0.15)
-    inside = np.flatnonzero((time_s > 0.5) & (time_s < duration_s - 0.5))
-    inside = inside[(inside >= 2) & (inside < n - 2)]
-    if inside.size and not drawn[inside].any():
-        drawn[inside[int(rng.integers(inside.size))]] = True
     kept: list[int] = []
-    for k in np.flatnonzero(drawn):
+    for k in np.flatnonzero(rng.random(n) < share):
         if 2 <= k < n - 2 and (not kept or k - kept[-1] >= 3):
             kept.append(int(k))
+    room = min(0.5, duration_s / 4)
+    inside = [k for k in range(2, n - 2) if room < time_s[k] < duration_s - room]
+    if inside and not set(inside) & set(kept):
+        middle = inside[len(inside) // 2]
+        kept = sorted([k for k in kept if abs(k - middle) >= 3] + [middle])
     return np.array(kept, np.intp)
 
 
 def _premature_atrial(rng: np.random.Generator, sinus: Sinus, duration_s: float) -> Rhythm:
     """Draw early beats from the atria, which set the sinus node back: the pause after them is not compensatory."""
     n = sinus.time_s.size
-    early = _premature(rng, sinus.time_s, duration_s)
+    which, coupling, reset, later = rng.spawn(4)
+    early = _premature(which, sinus.time_s, duration_s)
     interval_s = np.diff(sinus.time_s)
-    interval_s[early - 1] *= rng.uniform(0.55, 0.80, early.size)
-    interval_s[early] *= rng.uniform(1.02, 1.15, early.size)
+    interval_s[early - 1] *= coupling.uniform(0.55, 0.80, early.size)
+    interval_s[early] *= reset.uniform(1.02, 1.15, early.size)
     time_s = np.concatenate([sinus.time_s[:1], sinus.time_s[0] + np.cumsum(interval_s)])
     premature = np.isin(np.arange(n), early)
     # The node has not recovered: an early beat is conducted a little later.
-    pr_s = sinus.pr_s + np.where(premature, rng.uniform(0.0, 0.03, n), 0.0)
+    pr_s = sinus.pr_s + np.where(premature, later.uniform(0.0, 0.03, n), 0.0)
     kind = np.where(premature, BeatKind.ATRIAL, BeatKind.NORMAL).astype(np.int64)
-    return conducted("premature_atrial", sinus, r_s=time_s, p_s=time_s, kind=kind, pr_s=pr_s, p_premature=premature)
+    kept = time_s < duration_s + LEAD_OUT_S + sinus.mean_s
+    fields = {"r_s": time_s, "p_s": time_s, "kind": kind, "pr_s": pr_s, "p_premature": premature}
+    kept_fields = {name: values[kept] for name, values in fields.items()}
+    return conducted("premature_atrial", sinus, p_beat=np.arange(kept.sum()), **kept_fields)
 
 
 def _premature_ventricular(rng: np.random.Generator, sinus: Sinus, duration_s: float) -> Rhythm:
     """Draw early beats from a ventricle; the sinus beat that follows finds it refractory, and the pause compensates."""
     n = sinus.time_s.size
-    blocked = _premature(rng, sinus.time_s, duration_s)
+    usual = rng.uniform(0.48, 0.68)
+    which, jitter = rng.spawn(2)
+    blocked = _premature(which, sinus.time_s, duration_s)
     before_s = np.diff(sinus.time_s)[blocked - 1]
     # One focus keeps its coupling.
-    coupling = rng.uniform(0.48, 0.68) + 0.02 * rng.standard_normal(blocked.size)
+    coupling = usual + 0.02 * jitter.standard_normal(blocked.size)
     early_s = sinus.time_s[blocked - 1] + coupling * before_s
     goes_on = ~np.isin(np.arange(n), blocked)
     time_s = np.concatenate([sinus.time_s[goes_on], early_s])
@@ -107,17 +116,13 @@ def _block_2(rng: np.random.Generator, sinus: Sinus, name: str) -> Rhythm:
 def _block_3(rng: np.random.Generator, sinus: Sinus, duration_s: float) -> Rhythm:
     """Let the atria beat for themselves, the ventricles by an escape rhythm of 35-45 bpm, narrow or wide."""
     mean_s = 60.0 / rng.uniform(35, 45)
-    count = int((duration_s + LEAD_IN_S + LEAD_OUT_S) / mean_s) + 3
-    interval_s = mean_s * (1 + 0.012 * rng.standard_normal(count))
-    r_s = np.cumsum(interval_s) - LEAD_IN_S - mean_s - rng.uniform(0, mean_s)
     kind = BeatKind.JUNCTIONAL if rng.random() < 0.5 else BeatKind.ESCAPE
-    return conducted(
-        "av_block_3",
-        sinus,
-        r_s=r_s,
-        kind=np.full(r_s.size, kind, np.int64),
-        p_beat=np.full(sinus.time_s.size, -1),
-    )
+    start_s = LEAD_IN_S + mean_s * (1 + rng.uniform(0, 1))
+    count = int(1.02 * (duration_s + LEAD_IN_S + LEAD_OUT_S) / mean_s) + 6
+    r_s = np.cumsum(mean_s * (1 + 0.012 * rng.standard_normal(count))) - start_s
+    r_s = r_s[r_s < duration_s + LEAD_OUT_S + mean_s]
+    alone = np.full(sinus.time_s.size, -1)
+    return conducted("av_block_3", sinus, r_s=r_s, kind=np.full(r_s.size, kind, np.int64), p_beat=alone)
 
 
 def _mean_wait_s(arrivals_hz: float) -> float:
@@ -132,26 +137,26 @@ def _fibrillation(rng: np.random.Generator, person: Person, sinus: Sinus, durati
     """Send random atrial impulses through an AV node of two pathways (Corino 2011): no interval like another."""
     # Ventricles are faster than in sinus rhythm, unless drugs slow them.
     mean_s = 60.0 / float(np.clip(1.25 * person.heart_rate_bpm * np.exp(0.15 * rng.standard_normal()), 55, 150))
-    least_s = _SLOW_S * min(mean_s / _SLOW_AT_S, 1.2)
-    refractory_s = least_s + _SLOW_RR * mean_s + (1 - _SLOW_SHARE) * _FAST_LATER_S
-    wait_s = max(mean_s - refractory_s, 0.08)
-    arrivals_hz = brentq(lambda rate: _mean_wait_s(rate) - wait_s, 0.05, 400.0)
+    before_s = LEAD_IN_S + float(rng.uniform(0, mean_s))
+    fixed_s = _SLOW_RR * mean_s + (1 - _SLOW_SHARE) * _FAST_LATER_S
+    least_s = max(mean_s * (1 - _WAIT_SHARE) - fixed_s, _SHORTEST_S)
+    arrivals_hz = brentq(lambda rate: _mean_wait_s(rate) - max(mean_s - fixed_s - least_s, 0.08), 0.05, 400.0)
     count = int(1.6 * (duration_s + LEAD_IN_S + LEAD_OUT_S) / mean_s) + 20
-    effort = rng.exponential(size=count)
+    waiting, pathway = rng.spawn(2)
+    effort = waiting.exponential(size=count)
     early = arrivals_hz * _SPREAD_S / 2
     waits_s = np.where(
         effort < early,
         np.sqrt(2 * _SPREAD_S * effort / arrivals_hz),
         _SPREAD_S + (effort - early) / arrivals_hz,
     )
-    slow = rng.random(count) < _SLOW_SHARE
-    own_s = least_s + np.where(slow, 0.0, _FAST_LATER_S)
+    own_s = least_s + np.where(pathway.random(count) < _SLOW_SHARE, 0.0, _FAST_LATER_S)
     interval_s = np.empty(count)
     last_s = mean_s
     for k in range(count):
         # The refractory period follows the interval before it.
         last_s = interval_s[k] = min(own_s[k] + _SLOW_RR * last_s + waits_s[k], 3.0)
-    r_s = np.cumsum(interval_s) - LEAD_IN_S - rng.uniform(0, mean_s)
+    r_s = np.cumsum(interval_s) - before_s
     r_s = r_s[r_s < duration_s + LEAD_OUT_S]
     none = np.empty(0)
     rhythm = conducted("atrial_fibrillation", sinus, r_s=r_s, kind=np.full(r_s.size, BeatKind.NORMAL, np.int64))

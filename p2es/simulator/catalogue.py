@@ -21,9 +21,9 @@ MORPHOLOGIES = (
     # Those whose recipes look waves up by name come first: afterwards the order of `waves.NAMES` is gone.
     "lvh",
     "rvh",
+    "wpw",
     "lbbb",
     "rbbb",
-    "wpw",
     "st_elevation_anterior",
     "st_elevation_inferior",
     "st_depression",

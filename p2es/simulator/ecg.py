@@ -50,7 +50,7 @@ def heart_ecg(rng: np.random.Generator, heart: Heart, rhythm: Rhythm, duration_s
     for early, waves in ((False, heart.p), (True, heart.p_premature)):
         inside = rhythm.p_premature == early
         # Waves lie at the person's own PR before R; each P is moved to its own.
-        usual_s = heart.onset_s - heart.p_span[early].onset_s
+        usual_s = heart.onset_s + heart.p_later_s - heart.p_span[early].onset_s
         canvas.add(waves, (rhythm.p_s - rhythm.pr_s)[inside] + usual_s)
     if rhythm.fibrillates:
         canvas.leads += f_waves(rng, heart, canvas.leads.shape[1], fs_hz)

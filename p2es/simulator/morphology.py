@@ -13,7 +13,8 @@ import numpy as np
 from p2es.simulator.catalogue import MORPHOLOGIES
 from p2es.simulator.waves import NAMES, Group, Waves
 
-_SHIFT_WPW_S = 0.020
+WPW_P_LATER_S = 0.020
+"""How much later P comes in WPW, relative to the QRS of the same heart without the accessory pathway."""
 # Gaussians side by side whose sum is flat within 1 % from 65 to 215 ms: an ST segment's plateau.
 _PLATEAU_S = np.arange(0.062, 0.230, 0.032)
 _PLATEAU_WIDTH_S = 0.030
@@ -39,7 +40,7 @@ def _lbbb(waves: Waves) -> Waves:
         Group.QRS,
         (0.000, 0.014, 0.80, 0.50, 0.40),
         (0.036, 0.016, 1.00, 0.20, 0.90),
-        (0.072, 0.0165, 0.25, 0.00, 0.35),
+        (0.073, 0.0172, 0.25, 0.00, 0.35),
     )
     t = Waves.of(Group.T, (0.265, 0.055, -0.38, -0.10, -0.42))
     return replace(waves, vector_mv=vector).only(~dropped) + slow + t
@@ -71,8 +72,9 @@ def _rvh(waves: Waves) -> Waves:
 
 
 def _wpw(waves: Waves) -> Waves:
-    delta = Waves.of(Group.QRS, (-0.050, 0.0185, 0.16, -0.10, 0.12))
-    return waves.shifted(Group.P, _SHIFT_WPW_S) + delta
+    # The septum is not where activation begins: without its q, QRS goes on from the delta wave in one slur.
+    waves = replace(waves, vector_mv=np.where(np.arange(waves.group.size) == NAMES.index("q"), 0.0, waves.vector_mv))
+    return waves + Waves.of(Group.QRS, (-0.042, 0.0205, 0.28, -0.11, 0.18))
 
 
 def _long_qt(waves: Waves) -> Waves:
@@ -103,7 +105,7 @@ _RECIPES: dict[str, Callable[[Waves], Waves]] = {
     "st_elevation_anterior": _plateau(0.06, 0.0, -0.20),
     "st_elevation_inferior": _plateau(-0.08, 0.22, 0.08),
     # Away from the apex, as in subendocardial ischaemia: down in V4-V6, I and II, up in aVR and V1.
-    "st_depression": _plateau(-0.11, -0.05, -0.02),
+    "st_depression": _plateau(-0.19, -0.09, -0.03),
     "long_qt": _long_qt,
     "low_voltage": _low_voltage,
 }

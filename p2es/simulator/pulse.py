@@ -115,7 +115,7 @@ class PulseTrain:
     scale : array (beat,)
         What stretches its shape.
     amplitude : array (beat,)
-        1 is usual; below `MISSING` there is no pulse.
+        1 is usual; 0 where there is no pulse, since it would be below `MISSING`.
     foot_s, steepest_s : array (beat,)
         Foot and steepest rise; NaN where the pulse is missing.
     """
@@ -138,13 +138,35 @@ def draw_pulse(rng: np.random.Generator, person: Person, population: Population)
     """Draw a person's pulse: the shape of the pulse age, and a shape of its own."""
     age = float(np.clip(person.pulse_age_years, _YOUNGEST, _OLDEST))
     ratios, places, widths = (_at_age(age, table) for table in (_RATIOS, _PLACES_S, _WIDTHS_S))
+    speed, level = _after_e(ratios, places, widths)
     normal = rng.standard_normal
-    ratios[1:] += np.array([0.03, 0.04, 0.03, 0.02]) * normal(4)
-    # The reflected wave makes e: less of it, less of a notch.
-    ratios[4] += 0.5 * population.reflection_shift - (0.05 if person.subtype is Subtype.ROTATED else 0.0)
-    places *= np.exp(0.03 * normal())
-    widths[:5] *= np.exp(0.02 * normal(5))
+    ratios[1:] += np.array([0.02, 0.03, 0.03, 0.02]) * normal(4)
+    # Less of a reflected wave leaves less of a pulse after its notch.
+    less = population.reflection_shift - (0.15 if person.subtype is Subtype.ROTATED else 0.0)
+    wanted = speed * np.exp(0.12 * normal()), level * np.exp(0.06 * normal() + less)
+    widths[[0, 2, 3, 4]] *= np.exp(0.02 * normal(4))
+    widths[1], places[1] = _fitted_b(ratios, places, widths, *wanted)
+    pace = np.exp(0.03 * normal())
+    places, widths = places * pace, widths * pace
     return Pulse(closed(ratios, places, widths), places, widths, float(rng.uniform(0.05, 0.10)))
+
+
+def _after_e(weight: Floats, place_s: Floats, width_s: Floats) -> tuple[float, float]:
+    """Give how fast the pulse moves after wave e, and where the line it then follows stands at e."""
+    area = weight * width_s[:5]
+    return float(area.sum()), float(area @ (place_s[4] - place_s[:5]))
+
+
+def _fitted_b(weight: Floats, place_s: Floats, width_s: Floats, speed: float, level: float) -> tuple[float, float]:
+    """Give width and place of b with which the pulse comes out of e at a speed and a level.
+
+    Both follow from all five waves, so shapes of waves drawn each on its own would leave pulses that fall below rest.
+    """
+    others = np.array([0, 2, 3, 4])
+    area = weight[others] * width_s[others]
+    rest = float(area.sum()), float(area @ (place_s[4] - place_s[others]))
+    area_b = speed - rest[0]
+    return area_b / float(weight[1]), float(place_s[4] - (level - rest[1]) / area_b)
 
 
 def _at_age(age: float, table: Floats) -> Floats:
@@ -176,18 +198,19 @@ def draw_train(
     scale = np.sqrt(np.clip(rr_s, 0.6 * usual_s, min(1.25 * usual_s, _LONGEST_S)) / _RR_S)
     filling = _filling(rr_s) / _filling(np.array([usual_s]))
     wide = rhythm.kind == BeatKind.VENTRICULAR
-    amplitude = np.clip(filling, 0.0, 1.4) * np.where(wide, rng.uniform(0.0, 0.5, rr_s.size), 1.0)
+    size, late, ejection, transit = rng.spawn(4)
+    amplitude = np.clip(filling, 0.0, 1.4) * np.where(wide, size.uniform(0.0, 0.5, rr_s.size), 1.0)
     amplitude *= 1 + pulse.breath_gain * rhythm.breathing.at(rhythm.r_s)
-    late_s = np.where(wide, rng.uniform(0.020, 0.060, rr_s.size), 0.0)
-    pep_s = person.pep_s + 0.004 * rng.standard_normal(rr_s.size) + late_s
-    ptt_s = person.ptt_s * (1 + 0.02 * rng.standard_normal(rr_s.size))
+    late_s = np.where(wide, late.uniform(0.020, 0.060, rr_s.size), 0.0)
+    pep_s = person.pep_s + 0.004 * ejection.standard_normal(rr_s.size) + late_s
+    ptt_s = person.ptt_s * (1 + 0.02 * transit.standard_normal(rr_s.size))
     foot_s = rhythm.r_s + pep_s + ptt_s + _PRESSED_FOOT_S * pressure
     start_s = foot_s - pulse.foot_s * scale
     gone = amplitude < MISSING
     return PulseTrain(
         start_s,
         scale,
-        amplitude,
+        np.where(gone, 0.0, amplitude),
         np.where(gone, np.nan, foot_s),
         np.where(gone, np.nan, start_s + pulse.steepest_s * scale),
     )

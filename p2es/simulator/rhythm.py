@@ -1,11 +1,10 @@
 """When the heart beats: the sinus node, and what conduction and other pacemakers make of it.
 
 The sinus node is an integral pulse frequency modulator: its rate follows breathing (respiratory sinus arrhythmia, by
-age), a Mayer wave (a Gaussian line at 0.1 Hz) and a slow 1/f drift, and it fires each time its integral has gained
+age), a Mayer wave (lines about 0.1 Hz) and a slow 1/f drift, and it fires each time its integral has gained
 one. Rhythms are built on its impulses; those that have other clocks are in `arrhythmia.py`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -23,6 +22,8 @@ LEAD_IN_S = 4.0
 LEAD_OUT_S = 2.5
 _GRID_HZ = 8.0
 _MAYER_HZ, _MAYER_WIDTH_HZ = 0.1, 0.015
+_DRIFT_HZ = (0.003, 0.04)
+_LINES = 16
 
 
 class BeatKind(IntEnum):
@@ -132,13 +133,16 @@ class Sinus:
     breathing: Breathing
 
 
-def _line_noise(rng: np.random.Generator, n: int, shape: Callable[[Floats], Floats]) -> Floats:
-    """Draw noise (n,) on the grid, of unit power, with an amplitude spectrum."""
-    lines = np.fft.rfftfreq(n, 1 / _GRID_HZ)
-    noise = np.fft.irfft(
-        shape(np.asarray(lines, np.float64)) * (rng.standard_normal((2, lines.size)).T @ np.array([1, 1j])), n
-    )
-    return noise / max(float(noise.std()), 1e-12)
+def _swinging(rng: np.random.Generator, time_s: Floats, lines_hz: Floats) -> Floats:
+    """Draw a slow random change (time,) of unit power: lines of equal size and random phase.
+
+    Made of lines, not of filtered noise, so that a longer recording begins as a shorter one does.
+    """
+    phases = rng.uniform(0, 2 * np.pi, lines_hz.size)
+    total = np.zeros(time_s.size)
+    for line_hz, phase in zip(lines_hz, phases, strict=True):
+        total += np.sin(2 * np.pi * line_hz * time_s + phase)
+    return total * np.sqrt(2 / lines_hz.size)
 
 
 def draw_sinus(rng: np.random.Generator, person: Person, duration_s: float, rate_bpm: float, depth: float) -> Sinus:
@@ -153,21 +157,22 @@ def draw_sinus(rng: np.random.Generator, person: Person, duration_s: float, rate
     """
     mean_s = 60.0 / rate_bpm
     breathing = Breathing(float(rng.uniform(0.19, 0.31)), float(rng.uniform(0, 2 * np.pi)))
+    start = float(rng.uniform(0, 1))
+    slow, beat = rng.spawn(2)
     span_s = duration_s + LEAD_IN_S + LEAD_OUT_S + 2 * mean_s
-    # At least two minutes, so that 0.1 Hz has lines to be made of.
-    n = int(max(span_s, 120.0) * _GRID_HZ) + 2
-    grid_s = np.arange(n) / _GRID_HZ - LEAD_IN_S - mean_s
+    grid_s = np.arange(int(span_s * _GRID_HZ) + 2) / _GRID_HZ - LEAD_IN_S - mean_s
     # Modulation is in proportion to the interval: a fast heart varies less.
     half_s = 0.5 * depth * person.rsa_s * mean_s / 0.9
-    mayer = _line_noise(rng, n, lambda f: np.exp(-0.25 * ((f - _MAYER_HZ) / _MAYER_WIDTH_HZ) ** 2))
-    drift = _line_noise(rng, n, lambda f: np.where((f > 0.003) & (f < 0.04), 1 / np.maximum(f, 0.003) ** 0.5, 0.0))
+    mayer = _swinging(slow, grid_s, slow.normal(_MAYER_HZ, _MAYER_WIDTH_HZ, _LINES))
+    # Evenly spread over the logarithm of frequency: 1/f.
+    drift = _swinging(slow, grid_s, np.exp(slow.uniform(np.log(_DRIFT_HZ[0]), np.log(_DRIFT_HZ[1]), _LINES)))
     interval_s: Floats = mean_s + half_s * (0.7 * mayer - breathing.at(grid_s)) + 0.012 * mean_s * drift
     fired = np.cumsum(1.0 / np.clip(interval_s, 0.3, 3.0)) / _GRID_HZ
     # The start is anywhere in a beat, so that windows do not share a phase.
-    count: Floats = np.arange(np.ceil(fired[0]), np.floor(fired[-1]), dtype=np.float64) + float(rng.uniform(0, 1))
+    count: Floats = np.arange(np.ceil(fired[0]), np.floor(fired[-1]), dtype=np.float64) + start
     time_s = np.interp(count, fired, grid_s)
     time_s = time_s[time_s < duration_s + LEAD_OUT_S + mean_s]
-    time_s = time_s + 0.003 * mean_s * rng.standard_normal(time_s.size)
+    time_s = time_s + 0.003 * mean_s * beat.standard_normal(time_s.size)
     rr_s = np.diff(time_s, prepend=time_s[0] - mean_s)
     return Sinus(time_s, mean_s, person.pr_s(mean_s) + PR_SLOPE * (rr_s - mean_s), breathing)
 
@@ -206,7 +211,9 @@ def draw_rhythm(rng: np.random.Generator, person: Person, duration_s: float, nam
     elif name == "av_block_3":
         # The atria answer a slow ventricle with a faster rate.
         rate = float(np.clip(1.2 * rate, 65, 105))
-    sinus = draw_sinus(rng, person, duration_s, rate, depth)
+    # Premature beats bring those after them forward: there must be enough of these.
+    spare = 1.4 if name == "premature_atrial" else 1.0
+    sinus = draw_sinus(rng, person, spare * duration_s, rate, depth)
     if name in SINUS_RHYTHMS:
         return conducted(name, sinus)
     from p2es.simulator import arrhythmia

@@ -28,7 +28,7 @@ class Beats:
     Attributes
     ----------
     r_s : array
-        Largest spatial magnitude of the QRS.
+        Largest magnitude of the QRS over the leads, each by the root of its height (`waves.Waves.span`).
     kind : array
         `BeatKind`.
     rr_s : array
@@ -38,7 +38,7 @@ class Beats:
     qrs_on_s, qrs_off_s, t_on_s, t_peak_s, t_off_s : array
         Where the spatial magnitude of the wave alone passes 5 % of its peak, and T's peak.
     pulse_foot_s, pulse_steepest_s : array
-        Foot and steepest rise of the pulse, as the sensor records it.
+        Foot and steepest rise of the pulse where the sensor's samples have it: on its clock, which drifts.
     pulse_amplitude : array
         1 is usual.
     """
@@ -160,8 +160,11 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else np.asarray(value).tolist()
 
 
-def beats_of(heart: Heart, rhythm: Rhythm, train: PulseTrain, delay_s: float) -> Beats:
-    """Give the waves and pulses of all beats, also those beyond the recording's ends."""
+def beats_of(heart: Heart, rhythm: Rhythm, train: PulseTrain, delay_s: float, clock: float = 1.0) -> Beats:
+    """Give the waves and pulses of all beats, also those beyond the recording's ends.
+
+    `clock` is what a second of the sensor's lasts: its samples are placed by its own clock, and so are the pulses.
+    """
     n = rhythm.r_s.size
     columns = {
         name: np.full(n, math.nan) for name in ("qrs_on", "r", "qrs_off", "t_on", "t_peak", "t_off", "p_on", "p_off")
@@ -181,15 +184,15 @@ def beats_of(heart: Heart, rhythm: Rhythm, train: PulseTrain, delay_s: float) ->
     return Beats(
         kind=rhythm.kind,
         rr_s=rhythm.rr_s,
-        pulse_foot_s=train.foot_s + delay_s,
-        pulse_steepest_s=train.steepest_s + delay_s,
+        pulse_foot_s=(train.foot_s + delay_s) / clock,
+        pulse_steepest_s=(train.steepest_s + delay_s) / clock,
         pulse_amplitude=train.amplitude,
         **{f"{name}_s": values for name, values in columns.items()},
     )
 
 
 def _p_bounds(heart: Heart, rhythm: Rhythm) -> tuple[Floats, Floats]:
-    on_s = rhythm.p_s - rhythm.pr_s + heart.onset_s
+    on_s = rhythm.p_s - rhythm.pr_s + heart.onset_s + heart.p_later_s
     early = rhythm.p_premature
     length = {key: span.offset_s - span.onset_s for key, span in heart.p_span.items()}
     return on_s, on_s + np.where(early, length[True], length[False])
@@ -208,16 +211,19 @@ def truth_of(
     *,
     duration_s: float,
     delay_s: float,
+    clock: float,
     morphologies: tuple[str, ...],
     sensor: Mapping[str, Any],
     electrodes: Mapping[str, Any],
     artefacts: tuple[tuple[str, str, float, float], ...],
 ) -> Truth:
-    """Gather what is true of a recording of `duration_s` whose sensor adds `delay_s`."""
-    every = beats_of(heart, rhythm, train, delay_s)
-    beats = every.only((every.r_s >= 0) & (every.r_s < duration_s))
-    usual = beats.only(beats.kind == BeatKind.NORMAL)
-    usual = usual if usual.r_s.size else beats
+    """Gather what is true of a recording of `duration_s` whose sensor adds `delay_s`; `clock` as in `beats_of`."""
+    every = beats_of(heart, rhythm, train, delay_s, clock)
+    inside = (every.r_s >= 0) & (every.r_s < duration_s)
+    beats = every.only(inside)
+    chosen = beats.kind == BeatKind.NORMAL
+    chosen = chosen if chosen.any() else np.ones(beats.kind.size, bool)
+    usual = beats.only(chosen)
     wide = usual.kind[0] if usual.kind.size else BeatKind.NORMAL
     qt_ms = 1000 * (usual.t_off_s - usual.qrs_on_s)
     rr_s = float(beats.rr_s.mean()) if beats.rr_s.size else math.nan
@@ -234,7 +240,8 @@ def truth_of(
         pr_ms=_median(1000 * (usual.qrs_on_s - usual.p_on_s)),
         qrs_ms=_median(1000 * (usual.qrs_off_s - usual.qrs_on_s)),
         qt_ms=_median(qt_ms),
-        qtcf_ms=_median(qt_ms) / np.cbrt(_median(usual.rr_s)),
+        # By the factor with which this heart follows its rate: pauses and early beats do not change it.
+        qtcf_ms=_median(1000 * (usual.t_off_s - usual.qrs_on_s) / factor[inside][chosen]),
         heart_rate_bpm=60 / rr_s,
         delay_s=_median(beats.pulse_steepest_s - beats.r_s),
         sensor=sensor,

@@ -136,13 +136,21 @@ class Waves:
         )[0]
 
     def span(self, group: Group, lead_gain: Floats | float = 1.0) -> Span:
-        """Find where a group begins, is largest and ends: `EDGE_SHARE` of the largest spatial magnitude."""
+        """Find where a group begins, is largest and ends: `EDGE_SHARE` of the largest spatial magnitude.
+
+        The peak of QRS is R: each lead counts by the root of its height, as a detector that fuses leads weighs them,
+        or a deep S in V1 to V3 would be the largest (28 ms after R in one of 150 people; so it is 4 at most).
+        """
         part = self.part(group)
         first, last = (part.centre_s - 4.5 * part.width_s).min(), (part.centre_s + 4.5 * part.width_s).max()
         time_s = np.arange(first, last, _STEP_S)
-        size = np.linalg.norm(part.signal(time_s, lead_gain), axis=0)
+        leads = part.signal(time_s, lead_gain)
+        size = np.linalg.norm(leads, axis=0)
         peak = int(size.argmax())
         level = EDGE_SHARE * size[peak]
+        if group is Group.QRS:
+            height = np.sqrt(np.abs(leads).max(axis=1, keepdims=True))
+            peak = int(np.linalg.norm(leads / np.maximum(height, 1e-9), axis=0).argmax())
         above = np.flatnonzero(size > level)
         before, after = max(int(above[0]), 1), min(int(above[-1]), size.size - 2)
         rise = (level - size[before - 1]) / (size[before] - size[before - 1])

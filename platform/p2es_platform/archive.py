@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from p2es.errors import InputError
+from p2es.errors import ConfigError, InputError
 from p2es.formats import Layout, PeopleLayout, ReadOptions, RecordRef, Survey, content_files, find_records, simulated
 from p2es.formats import survey as survey_local
 from p2es.formats.find import HEADER_BYTES, beside_names, named_by, survey_tree
@@ -46,21 +46,28 @@ class Bucket:
         self._heads: dict[str, bytes | Exception] = {}
 
     def head(self, name: str, count: int) -> bytes:
-        """Give the first bytes of a file; OSError when they cannot be had."""
+        """Give the first bytes of a file; FileNotFoundError when it went since it was listed."""
         if name not in self._heads:
             queue, at = self._queues[name.endswith(".hea")], self._places[name]
             batch = [other for other in queue[at : at + _BATCH] if other not in self._heads]
             self._heads |= dict(zip(batch, self._fetched(batch, count), strict=True))
         found = self._heads.pop(name)
+        if isinstance(found, FileNotFoundError):
+            raise found
         if isinstance(found, Exception):
-            raise OSError(type(found).__name__) from found
+            # A store that fails says nothing of the file: taken for unreadable, it would be quarantined as unknown.
+            with explained(self._url):
+                raise found
         return found
 
     def _fetched(self, names: Sequence[str], count: int) -> list[bytes | Exception]:
-        paths = [f"{self._root}/{name}" for name in names]
-        stops = [min(count, self.sizes[name]) for name in names]
-        found: list[bytes | Exception] = self._files.cat_ranges(paths, [0] * len(paths), stops, on_error="return")
-        return found
+        # S3 refuses a range of an empty file.
+        filled = [name for name in names if self.sizes[name]]
+        paths = [f"{self._root}/{name}" for name in filled]
+        stops = [min(count, self.sizes[name]) for name in filled]
+        found = self._files.cat_ranges(paths, [0] * len(paths), stops, on_error="return") if paths else []
+        heads = dict(zip(filled, found, strict=True))
+        return [heads.get(name, b"") for name in names]
 
     def address(self, name: str) -> str:
         """Give the address of a file."""
@@ -173,10 +180,22 @@ def nearby(record: RecordRef, mappings: tuple[Layout, ...] = ()) -> Iterator[Rec
         # A store that fails is not the record's fault: the run stops, and the next one goes on from here.
         with explained(record.path):
             files, _ = filesystem(record.path)
-            # Those that are missing are the reader's to tell.
             for path in _files_of(files, record, mappings):
-                files.get_file(path, str(target.parent / path.rpartition("/")[2]))
+                _fetch(files, path, target.parent / path.rpartition("/")[2])
         yield replace(record, path=str(target))
+
+
+def _fetch(files: Any, path: str, target: Path) -> None:
+    """Copy a file of a bucket to this machine; one that went since it was listed is the reader's to tell."""
+    try:
+        with explained(path):
+            files.get_file(path, str(target))
+    except FileNotFoundError:
+        target.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno in storage.FULL:
+            raise ConfigError(f"no space left in {tempfile.gettempdir()}: free some, or set TMPDIR") from error
+        raise
 
 
 def _files_of(files: Any, record: RecordRef, mappings: tuple[Layout, ...]) -> Iterator[str]:
@@ -194,7 +213,8 @@ def _files_of(files: Any, record: RecordRef, mappings: tuple[Layout, ...]) -> It
         header = pending.pop()
         stem = header.removesuffix(".hea")
         notes = sorted(found for found in there if re.fullmatch(re.escape(stem) + r"\.[A-Za-z][\w+-]{0,15}", found))
-        for other in (*named_by(header, files.cat_file(header, end=HEADER_BYTES)), *notes):
+        named = named_by(header, files.cat_file(header, end=HEADER_BYTES))
+        for other in (*named, *notes, *(beside_names(path, mappings) if header == path else ())):
             if other in there and other not in given:
                 given.add(other)
                 yield other

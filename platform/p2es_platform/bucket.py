@@ -7,9 +7,10 @@ from typing import Any
 
 import fsspec
 
-from p2es.errors import ConfigError, RemoteError
+from p2es.errors import ConfigError, P2EsError, RemoteError
 from p2es_platform.disk import FileInfo
 
+_SDKS = ("botocore", "aiobotocore", "aiohttp", "http.client")
 _WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure")
 
 
@@ -142,15 +143,17 @@ def explained(url: str) -> Iterator[None]:
         if error_code(error) == "NoSuchBucket":
             raise ConfigError(f"there is no bucket {bucket}: make it, or correct the address") from error
         raise
-    except FileExistsError:
+    except (FileExistsError, P2EsError):
         raise
     except PermissionError as error:
         code = error_code(error)
         what = "does not know these keys" if code in _WRONG_KEYS else "does not allow this with these keys"
         raise ConfigError(f"the store of {bucket} {what}: check AWS_ACCESS_KEY_ID and the bucket's policy") from error
     except Exception as error:
-        name = type(error).__name__
-        if not type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+        # s3fs makes an OSError of what a store answers (500, 503), and leaves what the line does as it is.
+        name = error_code(error) or type(error).__name__
+        of_line = isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(_SDKS)
+        if not (error_code(error) or of_line):
             raise
         if "Credential" in name:
             raise ConfigError("the store needs keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error

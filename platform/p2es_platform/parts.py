@@ -58,6 +58,9 @@ class Part:
     quarantine_sha256 : str or None
     derived : bool
         Whether windows were taken out of it since: it is no longer what its key says.
+    recordings : dict
+        Hashed id of each recording with a window to that of its record: by it a window that is left out later is told
+        under the name that the archive has for it.
     """
 
     key: str
@@ -70,6 +73,7 @@ class Part:
     people: Mapping[str, str] = field(default_factory=dict)
     quarantine_sha256: str | None = None
     derived: bool = False
+    recordings: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Part":
@@ -79,6 +83,9 @@ class Part:
     def to_bytes(self) -> bytes:
         """Give the one JSON of this part."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.recordings:
+            # Parts of before there was this field keep their name, which is the digest of these bytes.
+            del values["recordings"]
         return json.dumps({**values, "shards": [vars(shard) for shard in self.shards]}, sort_keys=True).encode()
 
     @cached_property
@@ -127,6 +134,7 @@ class PartWriter:
         self._count = dict.fromkeys(SPLITS, 0)
         self._shards: list[Shard] = []
         self._people: dict[str, str] = {}
+        self._recordings: dict[str, str] = {}
         self._left_out: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -137,8 +145,14 @@ class PartWriter:
     ) -> None:
         self._waiting.clear()
 
-    def add(self, windows: Iterable[Window]) -> None:
+    def add(self, windows: Iterable[Window], record: str = "") -> None:
         """Take windows, in the order they shall have, and write the shards that are full.
+
+        Parameters
+        ----------
+        windows : iterable of Window
+        record : str
+            Hashed id of the record that they were cut from.
 
         Raises
         ------
@@ -148,6 +162,8 @@ class PartWriter:
         pending = iter(windows)
         while chosen := list(itertools.islice(pending, self._rows)):
             self._take(chosen)
+            if record:
+                self._recordings |= {window.recording: record for window in chosen}
 
     def _take(self, windows: Sequence[Window]) -> None:
         by_split: dict[str, list[Window]] = {}
@@ -186,6 +202,7 @@ class PartWriter:
             candidates=candidates,
             notes=dict(sorted((notes or {}).items())),
             people=dict(sorted(self._people.items())),
+            recordings=dict(sorted(self._recordings.items())),
         )
         return _finish(self._url, part, pa.Table.from_pylist(self._left_out, schema=QUARANTINE_SCHEMA))
 
@@ -337,8 +354,12 @@ def rewrite_part(url: str, part: Part, dropped: Mapping[str, str], detail: str =
     rows: Counter[tuple[str, str]] = Counter()
 
     def keep(table: pa.Table) -> list[bool]:
-        names, records = table["window_id"].to_pylist(), table["recording"].to_pylist()
-        rows.update((record, dropped[name]) for name, record in zip(names, records, strict=True) if name in dropped)
+        names, recordings = table["window_id"].to_pylist(), table["recording"].to_pylist()
+        rows.update(
+            (part.recordings.get(recording, recording), dropped[name])
+            for name, recording in zip(names, recordings, strict=True)
+            if name in dropped
+        )
         return [name not in dropped for name in names]
 
     changed = _filtered(url, part, keep)
@@ -372,18 +393,20 @@ def _filtered(url: str, part: Part, keep: Callable[[pa.Table], list[bool]]) -> P
         kept = keep(table)
         lost.update(name for name, stays in zip(table["window_id"].to_pylist(), kept, strict=True) if not stays)
         chosen.append((shard, kept))
-    shards, people = [], set[str]()
+    shards, people, recordings = [], set[str](), set[str]()
     for shard, kept in chosen:
         table = read_shard(url, shard)
         cut = _without_enrolment(table.filter(pa.array(kept, pa.bool_())), lost)
         people.update(cut["person"].to_pylist())
+        recordings.update(cut["recording"].to_pylist())
         if cut.num_rows and not cut.equals(table):
             stem = shard.path.removesuffix(".parquet").rpartition("-")[0]
             shards.append(_write_shard(url, stem, cut, shard.split, shard.source))
         elif cut.num_rows:
             shards.append(shard)
     known = {person: split for person, split in part.people.items() if person in people}
-    return replace(part, shards=tuple(shards), people=known, derived=True)
+    left = {recording: record for recording, record in part.recordings.items() if recording in recordings}
+    return replace(part, shards=tuple(shards), people=known, recordings=left, derived=True)
 
 
 def _without_enrolment(table: pa.Table, lost: set[str]) -> pa.Table:

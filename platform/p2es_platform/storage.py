@@ -44,7 +44,8 @@ SCHEMES: dict[str, Files] = {}
 
 _LOCAL = LocalFiles(SystemDisk())
 _BUCKET = Bucket()
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an operating system says where there is no room."""
 
 
 def is_local(url: str) -> bool:
@@ -107,7 +108,7 @@ def _room(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise DatasetError(f"no space left for {_shown(url)}: free some and run again, nothing is lost") from error
         raise
 
