@@ -13,6 +13,7 @@ from p2es.formats.simulated import in_whole_frames
 from p2es.leads import LEADS
 from p2es.recording import SignalKind
 from p2es.simulator import Simulation, simulate
+from p2es.simulator.rhythm import BeatKind
 from p2es.simulator.truth import Truth
 from p2es.windows import ECG_SAMPLES, FS_HZ, MARGIN_S, PPG_SAMPLES
 
@@ -69,18 +70,27 @@ class PersonRequest:
 
 
 def paper(made: Simulation, title: str | None = None) -> "Figure":
-    """Draw the middle ten seconds, filtered as a dataset stores them; a lead that was not recorded stays empty."""
+    """Draw the ten seconds with most to see, filtered as a dataset stores them; a lead not recorded stays empty."""
     from p2es import plot
 
     recording = made.recording
-    start_s = np.floor((recording.duration_s - _SHORTEST_S) / 2)
     leads = [signal.read() for signal in recording.leads.values()]
     pulse = recording.of_kind(SignalKind.PPG)[0]
-    first, ecg_fs_hz = round(start_s * FS_HZ), recording.leads[LEADS[0]].fs_hz
+    first, ecg_fs_hz = round(_shown_from_s(made) * FS_HZ), recording.leads[LEADS[0]].fs_hz
     ecg = stored_ecg(np.stack(leads), ecg_fs_hz, 0.0, first + round(MARGIN_S * FS_HZ), ECG_SAMPLES)
     ppg = stored_ppg(pulse.read()[None], pulse.fs_hz, 0.0, first, PPG_SAMPLES)
     footer = f"{recording.provenance['device']}, {pulse.name}"
     return plot.window_ecg(ecg, simulated=True, ppg=ppg, title=title or title_of(made), footer=footer)
+
+
+def _shown_from_s(made: Simulation) -> float:
+    """Give where the pulse on paper starts, a margin before the ECG: by beats that are not usual, three will do."""
+    truth = made.truth
+    odd_s = np.concatenate([truth.beats.r_s[truth.beats.kind != BeatKind.NORMAL], truth.p_alone_s[:, 0]])
+    starts_s = np.arange(np.floor(made.recording.duration_s - _SHORTEST_S) + 1)
+    # Not at the very edges, where a beat alone says little.
+    inside = (odd_s > starts_s[:, None] + MARGIN_S + 1) & (odd_s < starts_s[:, None] + MARGIN_S + 9)
+    return float(starts_s[np.argmax(np.minimum(inside.sum(axis=1), 3))])
 
 
 def title_of(made: Simulation) -> str:

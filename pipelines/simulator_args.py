@@ -29,7 +29,7 @@ class PersonArgs:
     height_cm: float | None = None
     weight_kg: float | None = None
     seconds: float = 14.0
-    """Length of the recording; the middle ten are drawn."""
+    """Length of the recording; the ten with most to see are drawn."""
     noise: bool = True
     """Noise of electrodes and faults of sensors."""
     out: Path = Path("person.png")
