@@ -289,9 +289,10 @@ def test_a_simulated_dataset_is_that_of_the_archive(settings, local_ray, populat
             assert getattr(window, field) == getattr(other, field), field
         np.testing.assert_array_equal(window.lead_mask, other.lead_mask)
         ecg, ppg = strayed(window, other)
-        # 16 bits of WFDB: 1 uV of the ECG; of a PPG 1/40,000 of a range that a saturated stretch can make its own.
+        # 16 bits of WFDB: 1 uV of the ECG; of a PPG 1/40,000 of its range, of which the pulse of a
+        # raw sensor that was saturated for a while is half a per cent.
         assert ecg < 0.0015
-        assert ppg < 0.01
+        assert ppg < 0.05
     assert ingest.run(recipe, settings, archive=f"simulated:{population}").reused
 
 
