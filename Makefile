@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Threads are set by each stage itself; libraries that guess on their own only fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all check format bench bench-ingest clean setup
+.PHONY: help demo test test-all check format gallery bench bench-ingest clean setup
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check: $(READY)  ## Lint, format, types and layers
 format: $(READY)  ## Put the code into the house's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+gallery: $(READY)  ## Draw docs/gallery: every rhythm, morphology and population of the simulator
+	@$(BIN)/p2es gallery docs/gallery
 
 bench-ingest: $(READY)  ## Ingest and reading against the bare alternatives (10 minutes)
 	@for file in benchmarks/bench_ingest.py benchmarks/bench_reading.py benchmarks/bench_memory.py; do $(BIN)/python $$file; done

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from p2es.errors import InputError, P2EsError
 from p2es_platform.settings import Settings
 from pipelines.dataset_args import DatasetArgs
 from pipelines.recipes import RECIPES, Recipe, named
+from pipelines.simulator_args import GalleryArgs, PersonArgs
 
 RecipeName = Literal["demo", "small", "base", "large"]
 # The version a command works on: a number, or an alias such as champion.
@@ -52,7 +53,8 @@ class IngestArgs(StageArgs):
     """A recipe, and the archive to read."""
 
     archive: tyro.conf.Positional[str | None] = None
-    """A folder, file, glob, list (@list.txt) or bucket address. Without one, the recipe's own simulated archive."""
+    """A folder, file, glob, list (@list.txt) or bucket address. simulated:clinic (or another population) simulates the
+    people of --simulate.* as it reads and writes no archive. Without any, the recipe's own simulated archive."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,43 @@ def simulate(args: StageArgs, settings: Settings) -> int:
 
     with _ray(args.recipe, settings):
         result = stage.run(args.recipe, settings)
-    print(f"{result.people} people in {result.folder}{' (reused)' if result.reused else ''}")
+    print(
+        f"{result.records} records of {result.people} people in {result.folder}{' (reused)' if result.reused else ''}"
+    )
+    return 0
+
+
+def person(args: PersonArgs, settings: Settings) -> int:
+    """Simulate one person: draw 12 leads and the pulse, and print what is true of them."""
+    from pipelines import person as stage
+
+    named_shapes = tuple(name for name in args.morphology if name != "none") if args.morphology else None
+    known = _person(args)
+    changes = {} if known is None else {name: value for name, value in asdict(known).items() if value is not None}
+    request = stage.PersonRequest(
+        index=args.index,
+        seed=args.seed,
+        population=args.population,
+        day=args.day,
+        seconds=args.seconds,
+        rhythm=args.rhythm,
+        morphologies=named_shapes,
+        demographics=changes,
+        noise=args.noise,
+    )
+    made = request.simulate()
+    written = stage.write(made, args.out, args.wfdb)
+    print(stage.describe(made))
+    for path in written:
+        print(path)
+    return 0
+
+
+def gallery(args: GalleryArgs, settings: Settings) -> int:
+    """Draw every rhythm, morphology and population of the simulator, with a page that says what to see."""
+    from pipelines import gallery as stage
+
+    print(stage.summary(stage.run(args.folder, args.only, print)))
     return 0
 
 
@@ -161,7 +199,8 @@ def ingest(args: IngestArgs, settings: Settings) -> int:
         print(f"  {'kept    ' if reason in KEPT else 'left out'} {count:7d}  {reason:22s} {explain(reason)}")
     name = result.url.rsplit("/", 1)[-1]
     if result.quarantined:
-        print(f"which ones: p2es dataset quarantine {name} --source {args.recipe.ingest.source} --archive {archive}")
+        where = stage.address_of(archive, args.recipe)
+        print(f"which ones: p2es dataset quarantine {name} --source {args.recipe.ingest.source} --archive {where}")
     return 0
 
 
@@ -302,7 +341,7 @@ def translate(args: TranslateArgs, settings: Settings) -> int:
     return 0
 
 
-def _person(args: TranslateArgs) -> Demographics | None:
+def _person(args: TranslateArgs | PersonArgs) -> Demographics | None:
     """Read the person of the command line; None when nothing was said."""
     if all(value is None for value in (args.age, args.sex, args.height_cm, args.weight_kg)):
         return None
@@ -371,7 +410,9 @@ def demo(args: StageArgs, settings: Settings) -> int:
 
 
 COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
-    "simulate": (simulate, "p2es simulate --simulate.people 200"),
+    "simulate": (simulate, "p2es simulate --simulate.people 200 --simulate.population clinic"),
+    "person": (person, "p2es person 7 --population clinic --rhythm atrial_fibrillation --morphology rbbb"),
+    "gallery": (gallery, "p2es gallery docs/gallery"),
     "ingest": (ingest, "p2es ingest path/to/archive --ingest.source mimic"),
     "dataset": (dataset, "p2es dataset show NAME"),
     "group": (group, "p2es group --group.neighbours 20"),
@@ -390,6 +431,8 @@ COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
 
 ARGUMENTS: dict[str, type] = {
     "simulate": StageArgs,
+    "person": PersonArgs,
+    "gallery": GalleryArgs,
     "ingest": IngestArgs,
     "dataset": DatasetArgs,
     "group": StageArgs,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from p2es.errors import DatasetError, InputError
-from p2es.formats import RecordRef, Survey
+from p2es.formats import RecordRef, Survey, simulated
+from p2es.simulator import VERSION
 from p2es.windows import SCHEMA_VERSION
 from p2es_platform import storage, versions
 from p2es_platform.archive import survey
@@ -67,7 +68,8 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
     recipe : Recipe
     settings : Settings
     archive : str
-        Folder, file, glob or list of records, here or in a bucket.
+        Folder, file, glob or list of records, here or in a bucket; or `simulated:POPULATION`, people who are simulated
+        as they are read.
     name : str, optional
         Of the dataset; without one, made from the archive and the configuration.
 
@@ -80,6 +82,7 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
         the same heart is in two splits (with `twins` at `fail`), no window could be made, or there is no space.
     """
     config = recipe.ingest
+    archive = address_of(archive, recipe)
     url = settings.path("datasets", name or _name(recipe, archive))
     options, layouts = read_options(config)
     found = survey(archive, options.mappings, layouts)
@@ -101,6 +104,11 @@ def run(recipe: Recipe, settings: Settings, *, archive: str, name: str | None = 
             held.check()
             base = commit(url, [*old, *parts], _merged(base, how), base.version if base else 0)
     return _result(base, found, reused=not changed)
+
+
+def address_of(archive: str, recipe: Recipe) -> str:
+    """Give the whole address of an archive: what one of simulated people leaves open is as the recipe has it."""
+    return simulated.parse(archive, recipe.simulate).address if simulated.is_simulated(archive) else archive
 
 
 def _deleted(base: Dataset | None) -> frozenset[str]:
@@ -125,15 +133,22 @@ def _merged(base: Dataset | None, how: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(recipe: Recipe, archive: str) -> str:
-    """Name the dataset of an archive: the simulated one's is known by its name, any other's by its place too."""
+    """Name the dataset of an archive: that of `p2es simulate` is known by its name, any other's by its place too."""
     config = recipe.ingest
+    if simulated.is_simulated(archive):
+        return f"{config.source}-{simulated.parse(archive).population}-{_chosen(config, archive, VERSION)}"
     place = str(Path(archive).resolve()) if storage.is_local(archive) else archive.rstrip("/")
     folder = place.rsplit("/", 1)[-1]
     own = folder.startswith(f"{recipe.name}-")
     plain = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in folder.split(".")[0])
     base, where = (folder, "") if own else (f"{config.source}-{plain}", place)
+    return f"{base}-{_chosen(config, where)}"
+
+
+def _chosen(config: IngestConfig, *where: object) -> str:
+    """Hash what decides the windows of an archive."""
     chosen = (config.source, config.step_s, config.salt, config.validation_share, config.test_share)
-    return f"{base}-{fingerprint(chosen, config.mapping, config.people, where, SCHEMA_VERSION)[:8]}"
+    return fingerprint(chosen, config.mapping, config.people, *where, SCHEMA_VERSION)[:8]
 
 
 def _old_parts(base: Dataset | None, how: Mapping[str, Any]) -> list[Part]:

@@ -11,20 +11,9 @@ import tyro
 
 from p2es.diffusion import DiffusionConfig
 from p2es.errors import ConfigError
+from p2es.formats.simulated import SimulateConfig
 from p2es.network import NetworkConfig
 from p2es.training import TrainConfig
-
-
-@dataclass(frozen=True)
-class SimulateConfig:
-    """The archive that is simulated when none is given."""
-
-    people: int = 600
-    """People, one recording each."""
-    duration_s: float = 82.0
-    """Length of a recording, seconds."""
-    seed: int = 0
-    """The same seed gives the same bytes, whatever the number of workers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +21,7 @@ class IngestConfig:
     """How an archive becomes windows."""
 
     archive: str | None = None
-    """A folder, file, glob, list or bucket; None takes the simulated archive of this recipe."""
+    """A folder, file, glob, list, bucket or simulated:POPULATION; None takes the simulated archive of this recipe."""
     name: str | None = None
     """Name of the dataset; made of the archive's name and of what decides its windows without one."""
     source: str = "simulated"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2es.errors import InputError, RecordError
-from p2es.formats import aecg, dicom, edf, matlab, table, vital, wfdb
-from p2es.formats.find import RecordRef, Survey, survey, why_unknown
+from p2es.formats import aecg, dicom, edf, find, matlab, simulated, table, vital, wfdb
+from p2es.formats.find import RecordRef, Survey, why_unknown
 from p2es.formats.mapping import Layout, load_mapping, shipped
 from p2es.formats.people import People, PeopleLayout, load_people, load_people_layout
 from p2es.recording import Recording
@@ -55,6 +55,13 @@ class ReadOptions:
 
     mappings: tuple[Layout, ...] = ()
     people: tuple[People, ...] = ()
+
+
+def survey(where: str | Path, mappings: tuple[Layout, ...] = (), tables: Sequence[PeopleLayout] = ()) -> Survey:
+    """Account for every file of an archive on this machine (`find.survey`), or every record of a simulated one."""
+    if simulated.is_simulated(str(where)):
+        return simulated.survey(str(where))
+    return find.survey(where, mappings, tables)
 
 
 def find_records(
@@ -110,6 +117,8 @@ def _joined(recording: Recording, tables: Sequence[People]) -> Recording:
 
 
 def _read(reference: RecordRef, source: str, skipped: list[RecordError], options: ReadOptions) -> Iterator[Recording]:
+    if reference.format == "simulated":
+        return simulated.read(reference, source)
     path = Path(reference.path)
     if reference.format not in {"link", "missing"} and not _is_file(path):
         raise why_unknown(path)
@@ -139,7 +148,7 @@ def _is_file(path: Path) -> bool:
 def content_files(reference: RecordRef, options: ReadOptions | None = None) -> list[Path]:
     """Give the files whose bytes are the record: what its content key is made of; none for what is not there."""
     path = Path(reference.path)
-    if reference.format in {"link", "missing"} or not path.is_file():
+    if reference.format in {"link", "missing", "simulated"} or not path.is_file():
         return []
     if reference.format == "wfdb":
         return wfdb.files_of(path, reference.name, (options or ReadOptions()).mappings)

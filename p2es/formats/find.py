@@ -41,7 +41,8 @@ class RecordRef:
     path : str
         The file that names the record (a WFDB header, a CSV).
     format : str
-        Key of the reader; "unknown", "link" or "missing" for what reading will refuse with the reason.
+        Key of the reader; "unknown", "link" or "missing" for what reading will refuse with the reason; "simulated" for
+        what is made when it is read.
     name : str
         Path from the archive's root, for WFDB without the ending: unique in the archive.
     bytes : int

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from p2es.errors import ConfigError, InputError
-from p2es.formats import Layout, PeopleLayout, ReadOptions, RecordRef, Survey, content_files, find_records
+from p2es.formats import Layout, PeopleLayout, ReadOptions, RecordRef, Survey, content_files, find_records, simulated
 from p2es.formats import survey as survey_local
 from p2es.formats.find import HEADER_BYTES, beside_names, named_by, survey_tree
 from p2es_platform import storage
@@ -225,8 +225,11 @@ def stamp(record: RecordRef, options: ReadOptions | None = None) -> str:
     """Give a mark of a record's files that changes when they do, without reading their samples.
 
     It is made of sizes and times of change, in a bucket of its entity tags: equal marks on one storage mean equal
-    bytes unless somebody set a time back; it says nothing between storages, where the content key does.
+    bytes unless somebody set a time back; it says nothing between storages, where the content key does. Of a simulated
+    record, which has no files, it is made of the parameters and the simulator's version.
     """
+    if record.format == "simulated":
+        return simulated.key_of(record)
     options = options or ReadOptions()
     digest = hashlib.sha256()
     if storage.is_local(record.path):
