@@ -314,7 +314,7 @@ def test_a_drop_of_perfusion_weakens_the_pulse_and_nothing_else():
     assert min(left) > 0.04
     assert max(left) < 0.9
     rest = x[~inside(found, "perfusion", 125.0)]
-    assert rest.std() == pytest.approx(se.PULSE_RMS, rel=0.03)
+    assert rest.std() == pytest.approx(0.34, rel=0.03)
 
 
 def test_a_drop_of_perfusion_leaves_noise_and_wander_as_they_are():

@@ -14,8 +14,7 @@ from p2es.demographics import parse_number
 from p2es.errors import ConfigError, InputError, P2EsError, RecordError
 from p2es.formats.find import RecordRef, Survey
 from p2es.recording import Recording
-from p2es.simulator import VERSION, simulate_person
-from p2es.simulator import _names as names_of
+from p2es.simulator import VERSION, names_of, simulate_person
 from p2es.simulator.population import population_named
 from p2es.simulator.sensor import SENSORS
 

@@ -38,6 +38,7 @@ __all__ = [
     "SENSORS",
     "VERSION",
     "Simulation",
+    "names_of",
     "simulate",
     "simulate_person",
 ]
@@ -155,7 +156,7 @@ def simulate(
     motion = any(one.kind == "motion" for one in ppg.sensed.artefacts)
     recording = Recording(
         source="simulated",
-        **_names(index, population, day),
+        **names_of(index, population, day),
         signals=(*_leads(ecg.leads_mv, ecg_fs_hz), *_pulses(ppg)),
         demographics=recorded_demographics(rng["record"], known),
         r_peaks_s=truth.beats.r_s,
@@ -262,7 +263,7 @@ def _changed(demographics: Demographics, changes: Mapping[str, Any]) -> Demograp
     return changed
 
 
-def _names(index: int, population: str, day: int) -> dict[str, str]:
+def names_of(index: int, population: str, day: int) -> dict[str, str]:
     """Give the names of record and person; days after the first are records of the same person."""
     name = f"{index:06d}" if population == "healthy" else f"{population}-{index:06d}"
     return {"record": f"record-{name}" + (f"-{day}" if day else ""), "person": f"person-{name}"}

@@ -77,7 +77,7 @@ SENSORS = {
     "lab-clip": SensorKind("finger", 500.0, 0.02, 36.0, 0.06, ("infrared",), 16, False, 50),
     "patient-monitor": SensorKind("finger", 125.0, 0.27, 38.0, 0.03, ("infrared",), 10, False, 125),
     "telemetry": SensorKind("finger", 250.0, 0.34, 34.0, 0.05, ("infrared",), 12, False, 50),
-    "oximeter": SensorKind("finger", 60.0, 0.30, 33.0, 0.06, ("red", "infrared"), 8, False, 3),
+    "oximeter": SensorKind("finger", 60.0, 0.30, 33.0, 0.06, ("infrared", "red"), 8, False, 3),
     "watch-a": SensorKind("wrist", 100.0, 0.14, 26.0, 0.20, ("green",), 16, True, 20),
     "watch-b": SensorKind("wrist", 50.0, 0.32, 24.0, 0.20, ("green",), 20, False, 10),
     "watch-c": SensorKind("wrist", 128.0, 0.16, 27.0, 0.15, ("green", "red", "infrared"), 19, True, 16),
