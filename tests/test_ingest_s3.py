@@ -74,6 +74,7 @@ def test_an_archive_whose_store_does_not_answer_ends_in_one_line(bucket, tmp_pat
     assert "does not answer (EndpointConnectionError): check AWS_ENDPOINT_URL" in line
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_while_workers_read_stops_the_run_and_the_next_goes_on(
     s3_server, archive, tmp_path, monkeypatch
 ):

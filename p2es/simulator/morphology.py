@@ -74,7 +74,7 @@ def _rvh(waves: Waves) -> Waves:
 def _wpw(waves: Waves) -> Waves:
     # The septum is not where activation begins: without its q, QRS goes on from the delta wave in one slur.
     waves = replace(waves, vector_mv=np.where(np.arange(waves.group.size) == NAMES.index("q"), 0.0, waves.vector_mv))
-    return waves + Waves.of(Group.QRS, (-0.042, 0.0205, 0.28, -0.11, 0.18))
+    return waves + Waves.of(Group.QRS, (-0.0425, 0.0205, 0.31, -0.11, 0.06))
 
 
 def _long_qt(waves: Waves) -> Waves:
