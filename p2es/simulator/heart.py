@@ -20,8 +20,8 @@ _VENTRICULAR = Waves.of(Group.QRS, (0.000, 0.021, 0.60, 1.00, 0.30), (0.044, 0.0
 _EARLY_REPOLARISATION = Waves.of(Group.T, (0.100, 0.035, 0.06, 0.03, -0.06))
 # Share of the energy beyond three principal components: they hold about 98 % of a healthy ECG. What no dipole explains
 # lies in small waves of its own: in the large ones it passes for a dipole's, and the components hold 99.7 %.
-_BEYOND = (0.008, 0.025)
-_MOST_RESIDUAL = 0.15
+_BEYOND = (0.007, 0.018)
+_MOST_RESIDUAL = 0.30
 _LOCAL = Waves.of(Group.QRS, *((at_s, 0.0085, 0.0, 0.0, 0.0) for at_s in (-0.014, -0.002, 0.010, 0.022, 0.034)))
 _T_SHARE = 0.3
 _AREA = float(np.linalg.norm(NORMAL.area(Group.QRS)))
@@ -172,7 +172,8 @@ def build_heart(
     beyond = float(own.uniform(*_BEYOND))
     spots = own.standard_normal((6, _LOCAL.group.size + 1))
     ill = altered(base, morphologies)
-    whole = _with_residual(makes.applied(ill + extra + _spread_over(ill)), beyond, spots)
+    whole = makes.applied(ill + extra + _spread_over(ill))
+    whole = replace(whole, residual_mv=_residual_size(base, beyond, spots) * _residual(whole, spots))
     ectopic = _ectopic(own, person, 1.15)
     escape = _ectopic(own, person, 0.8)
     premature_p = whole.part(Group.P).turned(Group.P, rotation(*own.uniform(-50, 50, 3)))
@@ -275,17 +276,14 @@ def _placement(day: np.random.Generator) -> Floats:
     return gain
 
 
-def _with_residual(waves: Waves, beyond: float, draws: Floats) -> Waves:
-    """Give V1..V6 a shape of the person's own that no dipole makes.
+def _residual(waves: Waves, draws: Floats) -> Floats:
+    """Give the shape (8, wave) of what no dipole makes in V1..V6.
 
-    It lies in the waves of `_LOCAL`, which are the beat's last, and in T; its size is such that a share of the energy
-    of the 8 leads is beyond three principal components, as far as `_MOST_RESIDUAL` of the precordial energy goes.
+    It lies in the waves of `_LOCAL`, which are the beat's last, and in T, and is as large as the beat is.
 
     Parameters
     ----------
     waves : Waves
-    beyond : float
-        The share.
     draws : array (6, 6)
         Standard normal: of each wave of `_LOCAL`, and of T.
     """
@@ -295,14 +293,24 @@ def _with_residual(waves: Waves, beyond: float, draws: Floats) -> Waves:
     shape[2:, local] = own[:, : _LOCAL.group.size] * np.linalg.norm(waves.area(Group.QRS)) / _AREA
     t = waves.group == Group.T
     shape[2:, t] = own[:, -1:] * _T_SHARE * np.linalg.norm(waves.vector_mv[:, t], axis=0)
+    return shape
+
+
+def _residual_size(base: Waves, beyond: float, draws: Floats) -> float:
+    """Find the size of the residual that leaves a share of the energy beyond three principal components.
+
+    It is found on the beat before demographics shape it, so that a counterfactual twin has the same; `_MOST_RESIDUAL`
+    of the precordial energy is the most.
+    """
     time_s = np.arange(-0.10, 0.60, 0.004)
+    waves = base + _LOCAL
     dipole = waves.signal(time_s)
-    extra = replace(waves, vector_mv=np.zeros_like(waves.vector_mv), residual_mv=shape).signal(time_s)
+    alone = replace(waves, vector_mv=np.zeros_like(waves.vector_mv), residual_mv=_residual(waves, draws))
+    extra = alone.signal(time_s)
 
     def too_much(size: float) -> float:
         energy = np.linalg.eigvalsh((dipole + size * extra) @ (dipole + size * extra).T)
         return float(energy[:-3].sum() / energy.sum()) - beyond
 
     most = float(np.sqrt(_MOST_RESIDUAL * np.square(dipole[2:]).sum() / np.square(extra).sum()))
-    size = brentq(too_much, 0.0, most, xtol=1e-4 * most) if too_much(most) > 0 else most
-    return replace(waves, residual_mv=size * shape)
+    return brentq(too_much, 0.0, most, xtol=1e-4 * most) if too_much(most) > 0 else most
