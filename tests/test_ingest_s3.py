@@ -32,6 +32,7 @@ def p2es(storage, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_archive_in_a_bucket_becomes_a_dataset_in_a_bucket(bucket, archive, tmp_path):
     url, folder = archive
     options = ("--ingest.source", "tests", "--ingest.name", "d")
