@@ -14,7 +14,7 @@ _WENCKEBACH_S = np.cumsum([0.0, 0.040, 0.020, 0.010, 0.010])
 _BIGEMINY_SHARE = 0.15
 # AV node in fibrillation (Corino 2011): share of the slow pathway, how much later the other recovers, what the
 # refractory period takes of the interval before it, over which time conduction grows from never to always. The rest of
-# the refractory period leaves a share of the mean interval to chance: a coefficient of variation near 0.25 at all
+# the refractory period leaves a share of the mean interval to chance: a coefficient of variation of 0.25 to 0.30 at all
 # rates, where the paper's 0.25 s gave 0.1 at 140 and 0.46 at 55 beats a minute.
 _SLOW_SHARE, _FAST_LATER_S, _SLOW_RR, _SPREAD_S, _WAIT_SHARE, _SHORTEST_S = 0.6, 0.08, 0.15, 0.2, 0.38, 0.2
 
