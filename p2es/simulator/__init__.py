@@ -103,7 +103,7 @@ def simulate(
     seed, index : int
         Not negative. The same pair gives the same samples, in whatever order or process people are made.
     duration_s : float
-        1 s to a day. A day of 12 leads at 250 Hz takes 6 GB of memory.
+        1 s to a day. A day of 12 leads at 250 Hz takes 5.2 GB of memory and half a minute.
     population : str
         A name in `POPULATIONS`; `other` has settings that are kept out of training.
     day : int
