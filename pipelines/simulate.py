@@ -30,7 +30,7 @@ _RECORD_S, _SECOND_S = 0.15, 0.0012
 _BYTES_A_SECOND = 80_000
 """Memory of a recording that is being made, of 250 Hz: 60 kB measured for simulating a day, and room for writing."""
 _LONG_S = 3600.0
-"""A longer recording asks Ray for its memory: a day takes 5.2 GB to simulate, and four at once would end the machine."""
+"""A longer recording asks Ray for its memory: a day takes 5.2 GB to simulate, four at once end the machine."""
 
 
 @dataclass(frozen=True)
