@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from p2es_platform.settings import Settings
 from pipelines.copies import without_twins
 from pipelines.reading import HashTask, ReadTask, Record, batched, over_ray, read_options
 from pipelines.recipes import IngestConfig, Recipe, fingerprint
+
+# An archive of this size is hashed by threads in a second or two, which Ray Data takes to start.
+_HASHED_HERE = 2_000_000_000
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -184,8 +189,13 @@ def _new_records(references: Sequence[RecordRef], old: Sequence[Part], task: Rea
 
 def _digests(references: Sequence[RecordRef], task: ReadTask) -> list[str]:
     batches = [[references[k] for k in batch] for batch in batched(references, task.config)]
-    rows = [{"batch": json.dumps([asdict(reference) for reference in batch])} for batch in batches]
-    found = over_ray(rows, HashTask(task.url, task.options), [len(batch) for batch in batches], "read keys")
+    hashing = HashTask(task.url, task.options)
+    if sum(r.bytes for r in references) <= _HASHED_HERE and all(storage.is_local(r.path) for r in references):
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found: list[list[str]] = list(pool.map(hashing.digests, batches))
+    else:
+        rows = [{"batch": json.dumps([asdict(reference) for reference in batch])} for batch in batches]
+        found = over_ray(rows, hashing, [len(batch) for batch in batches], "read keys")
     return [digest for digests in found for digest in digests]
 
 

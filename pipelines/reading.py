@@ -39,6 +39,10 @@ from pipelines.recipes import IngestConfig, fingerprint
 # A word that is a file's name or a segment's.
 _FILE_NAME = re.compile(r"\w\.[A-Za-z]\w{1,7}[:,;)]?$|\d{4,}_\w+|[A-Za-z]\d{4,}")
 
+# A task's answer is a few kB. Ray Data holds room for a whole block of the greatest size before it starts a task: with
+# its 128 MiB, an object store of 128 MB runs one task at a time, on any number of CPUs.
+_BLOCK_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Record:
@@ -118,11 +122,13 @@ def _quiet_ray_data() -> Iterator[None]:
     # Ray sets this level when it is imported.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
-    shown, context.enable_progress_bars = context.enable_progress_bars, False
+    before = context.enable_progress_bars, context.target_max_block_size, context.target_min_block_size
+    context.enable_progress_bars = False
+    context.target_max_block_size = context.target_min_block_size = _BLOCK_BYTES
     try:
         yield
     finally:
-        context.enable_progress_bars = shown
+        context.enable_progress_bars, context.target_max_block_size, context.target_min_block_size = before
 
 
 def answer(row: Mapping[str, Any], work: Callable[[], Any]) -> dict[str, Any]:
