@@ -7,16 +7,15 @@ near-linear in windows) and then in all beats of the stretch they share; each pa
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from p2es.errors import P2EsError
 from p2es.likeness import likeness
 from p2es.windows import Window, decode
 from p2es_platform.parts import Part, windows_of
 from p2es_platform.shards import Shard, read_shard
+from p2es_platform.spread import spread
 from p2es_platform.twin_search import KINDS, ROWS_A_PARTITION, Group, Windows, agreeing, best, by_recordings, collect
 
 COLUMNS = ("window_id", "person", "recording", "split", "fingerprint")
@@ -111,10 +110,10 @@ def find_twins(tables: Iterable[pa.Table], read_windows: ReadWindows, *, known: 
         return []
     partitions = max(1, round(len(windows.person) / ROWS_A_PARTITION))
     tasks = [(kind, known, part, partitions) for kind in range(len(KINDS)) for part in range(partitions)]
-    pairs = best(_run_all(agreeing, windows, tasks))
+    pairs = best(spread(agreeing, windows, tasks))
     groups = by_recordings(windows, pairs)
     batches = [(groups[k : k + _BATCH_PAIRS],) for k in range(0, len(groups), _BATCH_PAIRS)]
-    found = [twin for part in _run_all(_confirmed, read_windows, batches) for twin in part]
+    found = [twin for part in spread(_confirmed, read_windows, batches) for twin in part]
     return sorted((_twin(windows, *entry) for entry in found), key=lambda twin: (twin.recording, twin.other_recording))
 
 
@@ -156,22 +155,6 @@ class _ShardWindows:
             table = read_shard(self.url, self.shards[k]).take(mine - start)
             found |= dict(zip(mine.tolist(), decode(table), strict=True))
         return found
-
-
-def _run_all(work: Callable[..., Any], shared: Any, tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Call `work(shared, *task)` for each task, on Ray where it was started; results in their order."""
-    import ray
-
-    if not ray.is_initialized() or len(tasks) < 2:
-        return [work(shared, *task) for task in tasks]
-    place = ray.put(shared)
-    remote = ray.remote(num_cpus=1)(work)
-    try:
-        return ray.get([remote.remote(place, *task) for task in tasks])
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, P2EsError):
-            raise error.cause from None
-        raise
 
 
 def _confirmed(read_windows: ReadWindows, groups: Sequence[Group]) -> list[tuple[int, int, float, int]]:
