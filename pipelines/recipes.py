@@ -75,10 +75,18 @@ class GroupConfig:
 class EvaluateConfig:
     """How a model is measured on unseen people."""
 
-    max_windows: int = 90
+    max_windows: int = 500
     """Test windows, taken evenly over people."""
     samples: int = 20
-    """Draws a window: at least 20, for the band."""
+    """Draws a window of the model and of the yardsticks: at least 20, for bands and posterior medians."""
+    control_samples: int = 4
+    """Draws a window of the controls: the model with another pulse, other demographics, one demographic changed."""
+    counterfactual_windows: int = 60
+    """Windows whose demographics are changed one at a time, five ways."""
+    member_windows: int = 200
+    """Training windows the model draws once, to see whether its error tells them from unseen ones."""
+    bank_windows: int = 1500
+    """Training windows that regressions of intervals are fitted on and copies of training ECGs are looked for in."""
     calibration_windows: int = 40
     """Validation windows that calibrate the band (split conformal)."""
     bootstrap: int = 1000
