@@ -20,6 +20,7 @@ from p2es.demographics import Demographics, parse_sex
 from p2es.errors import InputError, P2EsError
 from p2es_platform.settings import Settings
 from pipelines.dataset_args import DatasetArgs
+from pipelines.evaluate_args import EvaluateChoice
 from pipelines.recipes import RECIPES, Recipe, named
 from pipelines.simulator_args import GalleryArgs, PersonArgs
 
@@ -55,6 +56,13 @@ class IngestArgs(StageArgs):
     archive: tyro.conf.Positional[str | None] = None
     """A folder, file, glob, list (@list.txt) or bucket address. simulated:clinic (or another population) simulates the
     people of --simulate.* as it reads and writes no archive. Without any, the recipe's own simulated archive."""
+
+
+@dataclass(frozen=True)
+class EvaluateArgs(StageArgs):
+    """A recipe, which says how much is drawn, and what is evaluated: without more, what the recipe trains."""
+
+    choice: Annotated[EvaluateChoice, tyro.conf.arg(name="")] = EvaluateChoice()
 
 
 @dataclass(frozen=True)
@@ -234,16 +242,12 @@ def train(args: StageArgs, settings: Settings) -> int:
     return 0
 
 
-def evaluate(args: StageArgs, settings: Settings) -> int:
-    """Measure the model on unseen people, beside its controls."""
-    from pipelines import demo
+def evaluate(args: EvaluateArgs, settings: Settings) -> int:
+    """Measure a model, a yardstick or another system's predictions on unseen people, beside controls."""
+    from pipelines import evaluate_command
 
     with _ray(args.recipe, settings):
-        teller = _teller()
-        ready = demo.prepare(args.recipe, settings, teller)
-        found = demo.measure(args.recipe, settings, ready, demo.fit(args.recipe, settings, ready, teller), teller)
-    print(f"report in {found.report_html}")
-    return 0
+        return evaluate_command.run(args.recipe, args.choice, settings, _teller())
 
 
 def promote(args: PromoteArgs, settings: Settings) -> int:
@@ -437,7 +441,7 @@ ARGUMENTS: dict[str, type] = {
     "dataset": DatasetArgs,
     "group": StageArgs,
     "train": StageArgs,
-    "evaluate": StageArgs,
+    "evaluate": EvaluateArgs,
     "promote": PromoteArgs,
     "rollback": RollbackArgs,
     "models": ModelsArgs,

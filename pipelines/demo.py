@@ -88,7 +88,7 @@ def measure(
         found = evaluate.run(
             recipe,
             settings,
-            model_folder=trained.folder,
+            candidate=evaluate.of_model(trained.folder),
             dataset_url=ready.dataset_url,
             lineage=trained.lineage,
         )

@@ -1,12 +1,12 @@
-"""Measure a model on unseen people, beside the controls that could refute it.
+"""Measure a system on unseen people, beside the yardsticks and controls that could refute it.
 
-Plain local torch in this version: the sampling is not spread over Ray. The PPG is taken as it is stored,
+The system is a model, a yardstick in its place, or another system's predictions. The PPG is taken as it is stored,
 never aligned by the test ECG.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +14,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from tqdm import tqdm
+from p2es.baselines.intervals import IntervalRegression
+from p2es.evaluation.delineator_check import delineator_check
 
 from p2es import plot
-from p2es.baselines.common import BaselineConfig
-from p2es.baselines.mean_waveform import MeanWaveform
-from p2es.baselines.template import Template
-from p2es.demographics import Demographics
-from p2es.errors import DatasetError, InputError
+from p2es.errors import ConfigError, DatasetError
 from p2es.evaluation import charts
-from p2es.evaluation.controls import other_person
-from p2es.evaluation.measure import measure
-from p2es.evaluation.report import MODEL, Picture, Source, compose, render_html
+from p2es.evaluation.exchange import Answers, translation_of
+from p2es.evaluation.measure import ROW_SCHEMA
+from p2es.evaluation.report import Picture, Source, compose, render_html
 from p2es.model import P2Es, spread_over_people
+from p2es.simulator import VERSION as SIMULATOR_VERSION
 from p2es.translator import Translation, Translator
-from p2es.windows import FS_HZ, WindowBatch, WindowStore
+from p2es.windows import WindowBatch, WindowStore
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset
 from p2es_platform.registry import folder_sha256
 from p2es_platform.settings import Settings
+from pipelines import foreign
+from pipelines.measuring import Drawing, Measured, describe_all, draw, measure_all
 from pipelines.recipes import Recipe, fingerprint
-from pipelines.threads import all_cores
+from pipelines.trials import MODEL, YARDSTICKS, Trial, fitted, trials
 
 SPLIT = "test"
+BANK = "train"
 # Part of the fingerprint: a change of what is measured must not reuse an old report.
-_MEASURES = 1
-_BATCH = 8
-# The shuffled control is judged on timing and on one sample; twenty would cost as much as the model itself.
-_SHUFFLED_SAMPLES = 1
-_BEATS_SHOWN = ("r_f1_50ms", "r_f1_150ms", "r_f1_50ms_lag", "r_f1_150ms_lag")
+_MEASURES = 2
+_WORST = 3
+_CHECKED_PEOPLE = 20
 
 
 @dataclass(frozen=True)
@@ -67,31 +65,53 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True)
-class System:
-    """One thing to measure: a translator, the PPG it is given, and how often it draws."""
+class Candidate:
+    """What is evaluated: something that draws, or what another system drew.
+
+    Attributes
+    ----------
+    name, sha256 : str
+    translator : callable or None
+        Makes the translator from the training windows.
+    answers : Answers or None
+    """
 
     name: str
-    translator: Translator
-    ppg: NDArray[np.float32]
-    samples: int
+    sha256: str
+    translator: Callable[[WindowStore], Translator] | None = None
+    answers: Answers | None = None
+
+
+def of_model(folder: str | Path) -> Candidate:
+    """Evaluate a trained model, as `P2Es.save` wrote it; ModelError when it cannot be read."""
+    model = P2Es.load(Path(folder))
+    return Candidate(model.name, folder_sha256(Path(folder)), translator=lambda _: model)
+
+
+def of_yardstick(name: str) -> Candidate:
+    """Evaluate a yardstick in the model's place; ConfigError when there is none of this name that draws by itself."""
+    alone = [known for known in YARDSTICKS if known != "other_segment"]
+    if name not in alone:
+        raise ConfigError(f"there is no yardstick {name!r} that draws from a PPG: choose one of {', '.join(alone)}")
+    return Candidate(name, fingerprint("yardstick", name), translator=lambda train: fitted((name,), train)[name])
+
+
+def of_predictions(path: str | Path) -> Candidate:
+    """Evaluate the predictions of another system; InputError when they cannot be read."""
+    answers = foreign.read(Path(path))
+    return Candidate(answers.name, answers.sha256, answers=answers)
 
 
 def run(
-    recipe: Recipe,
-    settings: Settings,
-    *,
-    model_folder: str | Path,
-    dataset_url: str,
-    lineage: Mapping[str, Any],
+    recipe: Recipe, settings: Settings, *, candidate: Candidate, dataset_url: str, lineage: Mapping[str, Any]
 ) -> EvaluateResult:
-    """Evaluate a model, or reuse the report of the same model, data and configuration.
+    """Evaluate, or reuse the report of the same system, data and configuration. Runs over Ray where it was started.
 
     Parameters
     ----------
     recipe : Recipe
     settings : Settings
-    model_folder : path
-        As `P2Es.save` wrote it.
+    candidate : Candidate
     dataset_url : str
         Its `test` split is measured on; the yardsticks are fitted on its `train` split.
     lineage : mapping
@@ -104,156 +124,159 @@ def run(
     Raises
     ------
     DatasetError
-        When no test window has both PPG and ECG, or one person has most of them.
-    ModelError
-        When the model cannot be read.
+        When no test window has both PPG and ECG, or one person has most of them, or the system refuses every window.
+    InputError
+        When predictions answer nothing that was asked, or something that was not.
     """
     dataset = Dataset.open(dataset_url)
-    sha256 = folder_sha256(Path(model_folder))
     key = fingerprint(
-        _MEASURES, recipe.name, recipe.evaluate, recipe.gate, recipe.serve.evaluations, dataset.hash, sha256
+        _MEASURES, recipe.name, recipe.evaluate, recipe.gate, recipe.serve.evaluations, dataset.hash, candidate.sha256
     )
     folder = settings.path("reports", key)
     report_json, report_html = f"{folder}/report.json", f"{folder}/report.html"
     if storage.exists(report_json):
         return EvaluateResult(json.loads(storage.read_bytes(report_json)), report_json, report_html, reused=True)
-    model = P2Es.load(Path(model_folder))
-    batch, left_out = _test_windows(dataset, recipe)
-    systems = _systems(recipe, model, batch, dataset)
-    with all_cores():
-        rows, refused = _measure_all(systems, batch, recipe)
+    plan = _planned(dataset, recipe)
+    measured, drawing = _measured(candidate, plan, recipe)
+    bank = describe_all(_bank_windows(plan.train, recipe), system=BANK)
+    mine = measured.rows.filter(pc.equal(measured.rows["system"], MODEL))
+    if not mine.num_rows:
+        raise DatasetError("the PPG of every test window was refused: check the quality of the PPG")
+    regression = IntervalRegression().fit(bank).rows(mine)
+    rows = pa.concat_tables([measured.rows, regression.cast(ROW_SCHEMA)])
     source = Source(
         recipe=recipe.name,
         dataset_hash=dataset.hash,
         split=SPLIT,
-        simulated=_all_simulated(dataset),
-        model_sha256=sha256,
-        model_name=model.name,
+        simulated=plan.simulated,
+        model_sha256=candidate.sha256,
+        model_name=candidate.name,
         lineage=lineage,
         settings=_settings_shown(recipe),
-        refused=refused,
-        left_out=left_out,
+        refused=measured.refused,
+        left_out=plan.left_out,
     )
     report = compose(
         rows,
+        bank,
         source,
         mandatory=recipe.gate.mandatory,
         bootstrap=recipe.evaluate.bootstrap,
         seed=recipe.evaluate.seed,
+        extra={"delineator": delineator_check(_CHECKED_PEOPLE, recipe.evaluate.seed)},
     )
-    pictures = [*_examples(systems[0], batch, rows, recipe), *_charts(report, rows)]
+    pictures = [*_examples(plan.trials[0], mine, candidate, drawing, recipe), *charts.pictures(report, rows, bank)]
     _write(folder, report, rows, pictures)
     return EvaluateResult(report, report_json, report_html, reused=False)
 
 
-def _test_windows(dataset: Dataset, recipe: Recipe) -> tuple[WindowBatch, int]:
-    """Take test windows that have PPG and ECG, evenly over people; and count those that have not."""
+def write_requests(recipe: Recipe, *, dataset_url: str, path: Path) -> int:
+    """Write what another system is asked under this recipe; give the number of requests.
+
+    Raises
+    ------
+    DatasetError
+        As of `run`.
+    """
+    plan = _planned(Dataset.open(dataset_url), recipe)
+    return foreign.write(_asked(plan), path, recipe.evaluate.seed)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The trials over one dataset, the model's own first."""
+
+    trials: tuple[Trial, ...]
+    train: WindowStore
+    simulated: bool
+    left_out: int
+
+
+def _planned(dataset: Dataset, recipe: Recipe) -> _Plan:
+    """Choose test windows that have PPG and ECG, evenly over people, and count those that have not."""
     store: WindowStore = dataset.store(SPLIT, channels=recipe.network.ppg_channels)
+    train: WindowStore = dataset.store("train", channels=recipe.network.ppg_channels)
     usable = np.flatnonzero(store.rest.lead_mask.any(axis=1) & store.rest.ppg_mask.any(axis=1))
     if usable.size == 0:
         raise DatasetError("no test window has both PPG and ECG: add such recordings, or raise ingest.test-share")
-    chosen = usable[spread_over_people(store.person[usable], recipe.evaluate.max_windows)]
-    return store.batch(chosen), len(store) - usable.size
+    chosen = store.batch(usable[spread_over_people(store.person[usable], recipe.evaluate.max_windows)])
+    simulated = all(pc.all(table["simulated"]).as_py() for table in dataset.read_windows(SPLIT, columns=["simulated"]))
+    made = tuple(trials(chosen, store, train, recipe.evaluate, simulated=simulated))
+    return _Plan(made, train, simulated, len(store) - usable.size)
 
 
-def _systems(recipe: Recipe, model: P2Es, batch: WindowBatch, dataset: Dataset) -> list[System]:
-    config = BaselineConfig()
-    train: WindowStore = dataset.store("train", channels=1)
-    yardsticks: tuple[Translator, ...] = (Template().fit(train, config), MeanWaveform().fit(train, config))
-    # What was not recorded is NaN to a translator, zero in a batch.
-    ppg = np.where(batch.ppg_mask[:, None], batch.ppg, np.float32(np.nan))
-    samples = recipe.evaluate.samples
-    others = ppg[other_person(batch.person, recipe.evaluate.seed)]
-    return [
-        System(MODEL, model, ppg, samples),
-        System("template", yardsticks[0], ppg, samples),
-        System("shuffled_ppg", model, others, _SHUFFLED_SAMPLES),
-        System("mean_waveform", yardsticks[1], ppg, samples),
-    ]
+def _asked(plan: _Plan) -> list[Trial]:
+    """Give the trials that are put to the system itself."""
+    return [trial for trial in plan.trials if trial.by == MODEL]
 
 
-def _measure_all(systems: Sequence[System], batch: WindowBatch, recipe: Recipe) -> tuple[pa.Table, dict[str, int]]:
-    """Measure every system; and count the windows each refused."""
-    tables, refused = [], {}
-    with tqdm(total=len(systems) * len(batch), desc="evaluate", unit="window", disable=None) as bar:
-        for system in systems:
-            kept = 0
-            for rows, drawn in _translations(system, batch, recipe):
-                good = [k for k, translation in enumerate(drawn) if translation is not None]
-                found = [translation for translation in drawn if translation is not None]
-                tables.append(measure(batch.take(rows[good]), found, system=system.name))
-                kept += len(good)
-                bar.update(len(rows))
-            refused[system.name] = len(batch) - kept
-    if refused[MODEL] == len(batch):
-        raise DatasetError("the model refused the PPG of every test window: check the quality of the PPG")
-    return pa.concat_tables(tables), refused
+def _measured(candidate: Candidate, plan: _Plan, recipe: Recipe) -> tuple[Measured, Drawing]:
+    """Measure the candidate, the yardsticks and the controls."""
+    others = tuple(dict.fromkeys(trial.by for trial in plan.trials if trial.by != MODEL))
+    translators = fitted(others, plan.train)
+    if candidate.translator is not None:
+        translators[MODEL] = candidate.translator(plan.train)
+    drawing = Drawing(translators, recipe.serve.evaluations, recipe.evaluate.seed)
+    gpus = recipe.evaluate.gpus_per_task
+    if candidate.answers is None:
+        return measure_all(plan.trials, drawing, gpus=gpus), drawing
+    answered = foreign.measure_answers(candidate.answers, _asked(plan), recipe.evaluate.seed)
+    rest = measure_all([trial for trial in plan.trials if trial.by != MODEL], drawing)
+    return Measured(pa.concat_tables([answered.rows, rest.rows]), answered.refused | rest.refused), drawing
 
 
-def _translations(
-    system: System, batch: WindowBatch, recipe: Recipe
-) -> Iterator[tuple[NDArray[np.int64], list[Translation | None]]]:
-    """Translate a few windows at a time; None where the PPG is refused."""
-    for start in range(0, len(batch), _BATCH):
-        rows = np.arange(start, min(start + _BATCH, len(batch)))
-        try:
-            yield rows, list(_translate(system, batch, rows, recipe))
-        except InputError:
-            # One poor window must not take its neighbours with it.
-            yield rows, [_translate_one(system, batch, row, recipe) for row in rows]
-
-
-def _translate(system: System, batch: WindowBatch, rows: NDArray[np.int64], recipe: Recipe) -> list[Translation]:
-    return system.translator.sample(
-        system.ppg[rows],
-        [Demographics.from_array(person) for person in batch.people[rows]],
-        fs_hz=FS_HZ,
-        samples=system.samples,
-        evaluations=recipe.serve.evaluations,
-        seeds=[recipe.evaluate.seed * 1_000_000 + int(row) for row in rows],
-    )
-
-
-def _translate_one(system: System, batch: WindowBatch, row: np.int64, recipe: Recipe) -> Translation | None:
-    try:
-        return _translate(system, batch, np.array([row]), recipe)[0]
-    except InputError:
-        return None
-
-
-def _all_simulated(dataset: Dataset) -> bool:
-    return all(pc.all(table["simulated"]).as_py() for table in dataset.read_windows(SPLIT, columns=["simulated"]))
+def _bank_windows(train: WindowStore, recipe: Recipe) -> WindowBatch:
+    usable = np.flatnonzero(train.rest.lead_mask.any(axis=1))
+    return train.batch(usable[spread_over_people(train.person[usable], recipe.evaluate.bank_windows)])
 
 
 def _settings_shown(recipe: Recipe) -> dict[str, Any]:
     config = recipe.evaluate
     return {
         "samples a window": config.samples,
-        "samples a window with another person's PPG": _SHUFFLED_SAMPLES,
+        "samples a window of the controls": config.control_samples,
+        "windows with one demographic changed": config.counterfactual_windows,
+        "training windows drawn once": config.member_windows,
+        "training windows described": config.bank_windows,
         "network evaluations a sample": recipe.serve.evaluations,
         "bootstrap draws over people": config.bootstrap,
         "seed": config.seed,
+        "simulator": SIMULATOR_VERSION,
     }
 
 
-def _examples(model: System, batch: WindowBatch, rows: pa.Table, recipe: Recipe) -> list[Picture]:
-    """Draw the window of median error and one near the worst, chosen by rule and not by eye."""
-    mine = rows.filter(pc.equal(rows["system"], MODEL))
+def _examples(trial: Trial, mine: pa.Table, candidate: Candidate, drawing: Drawing, recipe: Recipe) -> list[Picture]:
+    """Draw the window of median error and the worst ones, chosen by rule and not by eye."""
     error = mine["rmse_mv_sample_lag"].to_numpy()
-    ids = np.array(mine["window_id"].to_pylist())[np.argsort(error)]
-    ids = ids[: max(int(np.isfinite(error).sum()), 1)]
+    finite = np.flatnonzero(np.isfinite(error))
+    order = finite[np.argsort(error[finite], kind="stable")]
+    if order.size == 0:
+        return []
+    chosen = {"median": order[len(order) // 2]}
+    chosen |= {f"worst_{k + 1}": row for k, row in enumerate(order[::-1][:_WORST])}
+    ids = mine["window_id"].to_pylist()
     pictures = []
-    for name, share in (("median", 0.5), ("poor", 0.95)):
-        chosen = ids[int(share * (len(ids) - 1))]
-        row = np.flatnonzero(batch.window_id == chosen)
-        drawn = _translate(replace(model, samples=recipe.evaluate.samples), batch, row, recipe)[0]
-        pictures += _paper(name, share, batch.take(row), drawn)
+    for name, row in chosen.items():
+        number = np.flatnonzero(trial.truth.window_id == ids[row])
+        drawn = _drawn_again(trial, number, candidate, drawing, recipe)
+        if drawn is not None:
+            pictures += _paper(name, float(error[row]), trial.truth.take(number), drawn)
     return pictures
 
 
-def _paper(name: str, share: float, window: WindowBatch, drawn: Translation) -> list[Picture]:
+def _drawn_again(
+    trial: Trial, number: Any, candidate: Candidate, drawing: Drawing, recipe: Recipe
+) -> Translation | None:
+    if candidate.answers is None:
+        return draw(drawing, trial.take(number), number)[0]
+    found = foreign.answer_of(candidate.answers, trial, int(number[0]), recipe.evaluate.seed)
+    return None if found is None else translation_of(found)
+
+
+def _paper(name: str, error_mv: float, window: WindowBatch, drawn: Translation) -> list[Picture]:
     recorded = np.where(window.lead_mask[0][:, None], window.ecg_mv[0], np.float32(np.nan))
-    rank = f"the window at {share:.0%} of the error of one sample, from best to worst"
+    which = "the window of median error" if name == "median" else f"worst case {name.removeprefix('worst_')}"
+    rank = f"{which}, {error_mv:.2f} mV"
     inputs: dict[str, Any] = {"band_mv": drawn.band_mv, "ppg": window.ppg[0]}
     whole = plot.paper_ecg(
         drawn.ecg_mv[0], reference_mv=recorded, title=f"One sample and the recording: {rank}", **inputs
@@ -263,17 +286,6 @@ def _paper(name: str, share: float, window: WindowBatch, drawn: Translation) -> 
         Picture(f"ecg_{name}", f"One sample with the 90 % band, and the recording: {rank}.", plot.png(whole)),
         Picture(f"lead_ii_{name}", f"Lead II as recorded and as generated: {rank}.", plot.png(lead)),
     ]
-
-
-def _charts(report: Mapping[str, Any], rows: pa.Table) -> list[Picture]:
-    systems = {MODEL: report["figures"]} | report["controls"]
-    drawn = (
-        ("beats", "R peaks found by each system, with intervals.", charts.comparison(systems, _BEATS_SHOWN)),
-        ("timing", "R timing against the same model given another person's PPG.", charts.timing(rows)),
-        ("ranks", "Calibration: the rank of the recording among the samples.", charts.ranks(rows)),
-        ("leads", "Correlation lead by lead.", charts.lead_correlations(rows)),
-    )
-    return [Picture(name, caption, plot.png(figure)) for name, caption, figure in drawn]
 
 
 def _write(folder: str, report: Mapping[str, Any], rows: pa.Table, pictures: Sequence[Picture]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from p2es.demographics import Demographics
 from p2es.errors import InputError
@@ -43,22 +44,19 @@ def measure_answers(answers: Answers, trials: Sequence[Trial], seed: int) -> Mea
     InputError
         When it answers nothing that was asked, or something that was not.
     """
-    tables, refused, known = [], {}, set()
+    tables: list[pa.Table] = []
+    refused: dict[str, int] = {}
+    known: set[str] = set()
     for trial in trials:
-        names = [request_id(trial.system, str(window), seed) for window in trial.truth.window_id]
-        if trial.system == MODEL:
-            # The simple way: answers by the windows' own ids, without controls.
-            names = [
-                name if name in answers.ecg_mv else str(window)
-                for name, window in zip(names, trial.truth.window_id, strict=True)
-            ]
+        names = [_name(answers, trial, k, seed) for k in range(len(trial))]
         known |= set(names)
         drawn = [answers.ecg_mv.get(name) for name in names]
         if all(ecg is None for ecg in drawn):
             continue
         narrowed = replace(trial, truth=replace(trial.truth, lead_mask=trial.truth.lead_mask & answers.leads))
         rows = np.flatnonzero(narrowed.truth.lead_mask.any(axis=1))
-        translations = [None if drawn[k] is None else translation_of(drawn[k]) for k in rows]
+        given = [drawn[k] for k in rows]
+        translations = [None if ecg is None else translation_of(ecg) for ecg in given]
         table = measure_given(narrowed.take(rows), translations)
         tables.append(table)
         refused[trial.system] = len(trial) - table.num_rows
@@ -71,3 +69,15 @@ def measure_answers(answers: Answers, trials: Sequence[Trial], seed: int) -> Mea
     if MODEL not in refused:
         raise InputError(f"{answers.name} answers no window of the test split")
     return Measured(pa.concat_tables(tables), refused)
+
+
+def answer_of(answers: Answers, trial: Trial, number: int, seed: int) -> NDArray[np.float32] | None:
+    """Give what was answered for a window of a trial, (sample, 12, 1280)."""
+    return answers.ecg_mv.get(_name(answers, trial, number, seed))
+
+
+def _name(answers: Answers, trial: Trial, number: int, seed: int) -> str:
+    """Give the name an answer goes by; the model's own windows may also be answered by their ids, without controls."""
+    window = str(trial.truth.window_id[number])
+    name = request_id(trial.system, window, seed)
+    return window if trial.system == MODEL and name not in answers.ecg_mv else name

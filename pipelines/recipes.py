@@ -87,6 +87,8 @@ class EvaluateConfig:
     """Training windows the model draws once, to see whether its error tells them from unseen ones."""
     bank_windows: int = 1500
     """Training windows that regressions of intervals are fitted on and copies of training ECGs are looked for in."""
+    gpus_per_task: float = 0.0
+    """Of each Ray task that draws."""
     calibration_windows: int = 40
     """Validation windows that calibrate the band (split conformal)."""
     bootstrap: int = 1000
