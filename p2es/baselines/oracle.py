@@ -154,7 +154,7 @@ def _drawn(rng: np.random.Generator, settings: Population, known: Floats, pulse_
     if rhythm == "atrial_fibrillation":
         ecg += f_waves(rng, heart, ecg.shape[1], FS_HZ)
     pad = int(_PAD_S * FS_HZ)
-    return bandpass_ecg(ecg, FS_HZ)[:, pad:-pad]
+    return np.asarray(bandpass_ecg(ecg, FS_HZ)[:, pad:-pad], np.float64)
 
 
 def _pr_s(settings: Population, person: Person, rhythm: str, rr_s: float) -> float:

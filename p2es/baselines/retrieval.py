@@ -77,8 +77,8 @@ class Retrieval:
     def fit(self, dataset: WindowStore, recipe: BaselineConfig) -> Self:
         """Keep the training windows that have a pulse; see `Translator.fit`."""
         batch = training_windows(dataset, recipe)
-        complete = batch.lead_mask.all(axis=1)
-        batch = batch.take(complete) if complete.any() else batch
+        complete = np.flatnonzero(batch.lead_mask.all(axis=1))
+        batch = batch.take(complete) if complete.size else batch
         found = [_training_embedding(batch, row) for row in range(len(batch))]
         kept = np.array([row for row, pulse in enumerate(found) if pulse is not None], np.int64)
         if kept.size == 0:
