@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2es.bands import Band, median_mv
-from p2es.demographics import Demographics
+from p2es.delay import DelayLaw
+from p2es.demographics import Demographics, DemographicScaler
 from p2es.errors import DatasetError, InputError, ModelError
 from p2es.files import write_whole
 from p2es.leads import INDEPENDENT_INDEX, lift
 from p2es.model import spread_over_people
-from p2es.signals import ppg_quality, prepare_ppg, pulse_rhythm
+from p2es.signals import ppg_quality, prepare_ppg, pulse_onsets, pulse_rhythm
 from p2es.translator import MIN_BAND_SAMPLES, Translation
 from p2es.windows import FS_HZ, WindowBatch, WindowStore
 
@@ -54,6 +55,38 @@ def read_pulse(ppg: NDArray[np.floating], fs_hz: float) -> Pulse:
     window, mask = prepare_ppg(np.atleast_2d(ppg), fs_hz)
     rate, rhythm = pulse_rhythm(window, mask, FS_HZ)
     return Pulse(window, mask, ppg_quality(window, mask, FS_HZ), rate, rhythm)
+
+
+def onsets_of(pulse: Pulse) -> NDArray[np.float64]:
+    """Give the steepest rises of the pulses, (pulse,) seconds from the first sample of the PPG; InputError below 2."""
+    onsets_s = pulse_onsets(pulse.ppg[0], FS_HZ, pulse.mask)
+    if onsets_s.size < 2:
+        raise InputError("no pulse was found in the PPG: choose a stretch with less motion")
+    return onsets_s
+
+
+def training_pulse(batch: WindowBatch, row: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+    """Read the PPG (time,) of a training window and its mask as `read_pulse` does; None when it cannot be used.
+
+    The stored PPG went through the band once and a user's copy of it goes through again, so training must do the same:
+    what is learned of a pulse's shape holds for the filter it was seen through.
+    """
+    try:
+        ppg, mask = prepare_ppg(np.where(batch.ppg_mask[row], batch.ppg[row, :1], np.nan), FS_HZ)
+    except InputError:
+        return None
+    return ppg[0], mask
+
+
+def fit_delay(batch: WindowBatch) -> DelayLaw:
+    """Fit the delay to each recording of a batch once."""
+    first = np.unique(batch.recording, return_index=True)[1]
+    return DelayLaw.fit(batch.people[first], batch.delay_s[first], batch.delay_confidence[first])
+
+
+def fit_scaler(batch: WindowBatch) -> DemographicScaler:
+    """Fit the demographics of each person of a batch once."""
+    return DemographicScaler.fit(batch.people[np.unique(batch.person, return_index=True)[1]])
 
 
 def check_request(
@@ -112,3 +145,28 @@ def read_arrays(folder: Path, name: str, check: Callable[[Arrays], None]) -> dic
     except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise ModelError(f"{path.name} is corrupt ({type(error).__name__}): fit the yardstick again") from error
     return arrays
+
+
+def law_arrays(law: DelayLaw) -> dict[str, NDArray[np.generic]]:
+    """Give a delay law as arrays to write."""
+    return {f"delay_{key}": np.array(value) for key, value in vars(law).items()}
+
+
+def law_from(arrays: Arrays) -> DelayLaw:
+    """Undo `law_arrays`; KeyError or ValueError when it is not there whole."""
+    age, height = np.asarray(arrays["delay_slopes_s"], np.float64)
+    intercept_s, spread_s = (float(arrays[f"delay_{name}"].item()) for name in ("intercept_s", "spread_s"))
+    return DelayLaw(intercept_s, (float(age), float(height)), spread_s)
+
+
+def scaler_arrays(scaler: DemographicScaler) -> dict[str, NDArray[np.generic]]:
+    """Give a scaler of demographics as arrays to write."""
+    return {f"scaler_{key}": np.array(value) for key, value in vars(scaler).items()}
+
+
+def scaler_from(arrays: Arrays) -> DemographicScaler:
+    """Undo `scaler_arrays`; KeyError or ValueError when it is not there whole."""
+    mean, covariance = (np.asarray(arrays[f"scaler_{name}"], np.float64) for name in ("mean", "covariance"))
+    if mean.shape != (4,) or covariance.shape != (4, 4):
+        raise ValueError("shape")
+    return DemographicScaler(tuple(mean.tolist()), tuple(map(tuple, covariance.tolist())))
