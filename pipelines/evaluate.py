@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from p2es.baselines.intervals import IntervalRegression
 from p2es.evaluation.delineator_check import delineator_check
 
@@ -21,12 +22,12 @@ from p2es import plot
 from p2es.errors import ConfigError, DatasetError
 from p2es.evaluation import charts
 from p2es.evaluation.exchange import Answers, translation_of
-from p2es.evaluation.measure import ROW_SCHEMA
 from p2es.evaluation.report import Picture, Source, compose, render_html
 from p2es.model import P2Es, spread_over_people
+from p2es.signals import pulse_rhythm
 from p2es.simulator import VERSION as SIMULATOR_VERSION
 from p2es.translator import Translation, Translator
-from p2es.windows import WindowBatch, WindowStore
+from p2es.windows import FS_HZ, WindowBatch, WindowStore
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset
 from p2es_platform.registry import folder_sha256
@@ -142,8 +143,8 @@ def run(
     mine = measured.rows.filter(pc.equal(measured.rows["system"], MODEL))
     if not mine.num_rows:
         raise DatasetError("the PPG of every test window was refused: check the quality of the PPG")
-    regression = IntervalRegression().fit(bank).rows(mine)
-    rows = pa.concat_tables([measured.rows, regression.cast(ROW_SCHEMA)])
+    regression = IntervalRegression().fit(bank).rows(mine, _pulse_rates(plan.trials[0], mine))
+    rows = pa.concat_tables([measured.rows, regression])
     source = Source(
         recipe=recipe.name,
         dataset_hash=dataset.hash,
@@ -228,6 +229,13 @@ def _measured(candidate: Candidate, plan: _Plan, recipe: Recipe) -> tuple[Measur
 def _bank_windows(train: WindowStore, recipe: Recipe) -> WindowBatch:
     usable = np.flatnonzero(train.rest.lead_mask.any(axis=1))
     return train.batch(usable[spread_over_people(train.person[usable], recipe.evaluate.bank_windows)])
+
+
+def _pulse_rates(trial: Trial, rows: pa.Table) -> NDArray[np.float64]:
+    """Give the heart rate that the pulse of each row's window tells."""
+    numbers = {str(window): k for k, window in enumerate(trial.truth.window_id)}
+    batch = trial.truth.take([numbers[window] for window in rows["window_id"].to_pylist()])
+    return np.array([pulse_rhythm(ppg, mask, FS_HZ)[0] for ppg, mask in zip(batch.ppg, batch.ppg_mask, strict=True)])
 
 
 def _settings_shown(recipe: Recipe) -> dict[str, Any]:
