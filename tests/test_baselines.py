@@ -11,7 +11,7 @@ from p2es.baselines.oracle import SimulatorOracle, _completed, _condition, _draw
 from p2es.baselines.other_segment import OtherSegment
 from p2es.baselines.pasting import TIME_S, paste
 from p2es.baselines.pulse_shape import PULSE_S, mean_pulse, pulse_features
-from p2es.baselines.regression import BeatRegression
+from p2es.baselines.regression import BeatRegression, _missed, _ridge
 from p2es.baselines.retrieval import Retrieval
 from p2es.baselines.template import Template
 from p2es.delay import DelayLaw
@@ -22,7 +22,7 @@ from p2es.evaluation.beats import constant_lag, f1_score
 from p2es.evaluation.measure import describe, measure
 from p2es.leads import INDEPENDENT_INDEX, law_residuals, lift
 from p2es.segmenting import segment
-from p2es.signals import pulse_onsets, r_peaks, zscore_ppg
+from p2es.signals import r_peaks, zscore_ppg
 from p2es.simulator import simulate_person
 from p2es.simulator.people import draw_person, on_a_day
 from p2es.simulator.population import POPULATIONS, Prevalence, population_named
@@ -255,18 +255,14 @@ def test_the_regression_learns_what_depends_on_the_pulse():
     np.testing.assert_allclose(np.array(heights) / heights[1], widths / 0.10, rtol=0.08)
 
 
-def test_what_the_regression_misses_is_as_wide_on_others_as_it_says():
-    """Forty people and ten terms: what is left over on the same people is 13 % too narrow, and is widened by that."""
+def test_what_the_regression_misses_is_as_wide_as_it_is_on_others():
+    """White noise of unit size on 24 people: what ten terms leave of it on the same people is 24 % too small."""
     rng = np.random.default_rng(6)
-    batch = batch_of(rng, PEOPLE)
-    noise = rng.normal(0, 0.2, (PEOPLE, 1, 1)).astype(np.float32)
-    fitted = BeatRegression().fit(
-        WindowStore.from_batches([replace(batch, ecg_mv=batch.ecg_mv * (1 + noise))]), BaselineConfig()
-    )
-    at_r = fitted.residuals_mv[:, 1, np.argmin(np.abs(TIME_S))]
-    amplitude = amplitude_of(batch.people[:, 0]) * noise[:, 0, 0] * GAINS[1]
-    # The true spread, known to 11 % from forty people: the same draws on both sides leave less.
-    assert at_r.std() == pytest.approx(amplitude.std(), rel=0.12)
+    terms = np.column_stack([np.ones(24), rng.standard_normal((24, 9))])
+    beats = rng.standard_normal((24, 8, TIME_S.size))
+    weights, leverage = _ridge(terms, beats, np.ones((24, 8), bool))
+    assert (beats - np.tensordot(terms, weights, axes=1)).std() < 0.85
+    assert _missed(terms, beats, weights, leverage).std() == pytest.approx(1.0, abs=0.03)
 
 
 def test_the_template_is_the_mean_beat_of_people(template, train):
@@ -275,7 +271,6 @@ def test_the_template_is_the_mean_beat_of_people(template, train):
     expected = amplitude_of(batch.people[:, 0]).mean() * GAINS
     # An R of 14 ms loses some of its height to beats that lie between samples.
     np.testing.assert_allclose(peak, expected, rtol=0.06)
-    assert 0 < np.abs(peak / expected).max() < 1
 
 
 def test_the_template_is_the_same_for_people_of_one_delay_at_any_rate(template, unseen):
@@ -326,7 +321,8 @@ def test_shares_of_neighbouring_beats_add_up_to_one(rr_s):
 
 def test_a_known_pulse_retrieves_its_own_ecg_bit_for_bit(retrieval, train):
     batch = train.batch(np.arange(PEOPLE))
-    for row, drawn in enumerate(sample(retrieval, batch, samples=PEOPLE + 2)):
+    rows = [3, 17, 30]
+    for row, drawn in zip(rows, sample(retrieval, batch, rows, samples=PEOPLE + 2), strict=True):
         independent = drawn.ecg_mv[:, INDEPENDENT_INDEX]
         np.testing.assert_array_equal(independent[0], batch.ecg_mv[row, INDEPENDENT_INDEX])
         found = {ecg.tobytes() for ecg in independent}
@@ -350,7 +346,7 @@ def test_retrieval_follows_rate_person_and_shape():
         return int(np.argmin(np.abs(base.ecg_mv - drawn.ecg_mv[0]).sum(axis=(1, 2))))
 
     one, slow, wide = ppg_of(beats, 0.3), ppg_of(1.4 * beats, 0.3), ppg_of(beats, 0.3, 0.13)
-    old = person + [30.0, 0.0, 0.0, 0.0]
+    old = np.array([80.0, 0.0, 170.0, 75.0])
     assert nearest([one, slow], [person, person], slow, person) == 1
     assert nearest([one, one], [person, old], one, old) == 1
     assert nearest([one, wide], [person, person], wide, person) == 1
@@ -483,13 +479,13 @@ def windows_of(seed, people, duration_s, split):
 
 @pytest.fixture(scope="module")
 def hearts():
-    return WindowStore.from_batches([windows_of(7, 48, 12.5, "train")])
+    return WindowStore.from_batches([windows_of(7, 40, 12.5, "train")])
 
 
 @pytest.fixture(scope="module")
 def tested():
-    """The second window of each of 14 people, and the first as its enrolment."""
-    batch = windows_of(8, 14, 22.5, "test")
+    """The second window of each of 11 people, and the first as its enrolment."""
+    batch = windows_of(8, 11, 22.5, "test")
     names = np.unique(batch.person)
     rows = [np.flatnonzero(batch.person == name) for name in names]
     return batch.take([row[-1] for row in rows]), batch.take([row[0] for row in rows])
@@ -566,13 +562,13 @@ def couple(tested):
     """What the oracle draws of a woman and of a man, each of usual height, with one pulse and one seed."""
     people = [Demographics(50, Sex.FEMALE, 161, 67), Demographics(50, Sex.MALE, 174, 79)]
     ppg = np.repeat(tested[0].ppg[:1], 2, axis=0)
-    drawn = SimulatorOracle().sample(ppg, people, fs_hz=FS_HZ, samples=60, evaluations=1, seeds=[3, 3])
+    drawn = SimulatorOracle().sample(ppg, people, fs_hz=FS_HZ, samples=45, evaluations=1, seeds=[3, 3])
     return people, [features_of(one.ecg_mv) for one in drawn]
 
 
 def test_the_oracle_knows_what_sex_does(couple):
     _, (woman, man) = couple
-    # The simulator's own equations; draws of one seed differ by them alone, so that sixty are enough.
+    # The simulator's own equations; draws of one seed differ by them alone, so that 45 are enough.
     for name, effect in (("qrs_ms", -6.0), ("qtcf_ms", 11.0), ("pr_ms", -6.0)):
         assert np.nanmedian(woman[name] - man[name]) == pytest.approx(effect, abs=2.5)
 
@@ -586,7 +582,7 @@ def test_the_oracle_draws_as_the_population_is(couple):
         for name, values in found.items():
             expected = np.array([getattr(other, name) for other in others])
             known = values[np.isfinite(values)]
-            assert known.size > 50
+            assert known.size > 35
             # Four standard errors, and what the delineator is off in this band.
             assert known.mean() == pytest.approx(expected.mean(), abs=4 * expected.std() / np.sqrt(known.size) + 4)
             assert 0.6 < known.std() / expected.std() < 1.5
@@ -726,9 +722,7 @@ def test_no_other_line_has_a_lower_mean_absolute_error():
 
 
 def test_axes_are_wrapped():
-    rng = np.random.default_rng(3)
-    bank, turned = bank_of(rng, 400, axis_deg=40.0), bank_of(np.random.default_rng(3), 400, axis_deg=175.0)
-    del rng
+    bank, turned = (bank_of(np.random.default_rng(3), 400, axis_deg=axis_deg) for axis_deg in (40.0, 175.0))
     people, rate = np.array([[80.0, 0.0, 168.0, 75.0], [25.0, 1.0, 168.0, 90.0]]), np.array([70.0, 70.0])
     here, there = (IntervalRegression().fit(b).predict(people, rate)["qrs_axis_deg"] for b in (bank, turned))
     np.testing.assert_allclose(wrapped_deg(there - here), 135.0, atol=0.5)

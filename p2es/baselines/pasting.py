@@ -103,8 +103,8 @@ def beats_of_people(batch: WindowBatch) -> tuple[Floats, Floats, NDArray[np.bool
 def _median_beat(ecg_mv: NDArray[np.float32], beats_s: Floats) -> tuple[Floats, float] | None:
     """Give the median of the beats of (8, 1280) and the median RR; None with too few beats.
 
-    Beyond its share the beat goes on at the level at its border. With zeros there, a mean over people of different rates
-    had slopes that P hid in (PR was off by 72 ms), since the band's high-pass puts the baseline off zero.
+    Beyond its share the beat goes on at the level at its border. With zeros there a mean over people of different rates
+    has slopes that pass for P (PR was off by 72 ms), since the band's high-pass puts the baseline off zero.
     """
     rr_s = np.diff(beats_s)
     if rr_s.size < 2 or not RR_LIMITS_S[0] <= np.median(rr_s) <= RR_LIMITS_S[1]:
