@@ -1,4 +1,4 @@
-"""Whether the ruler is straight: the delineator and the R peak detector on clean simulated ECGs of known truth (G22)."""
+"""Whether the ruler is straight: delineator and R peak detector on clean simulated ECGs of known truth (G22)."""
 
 from typing import Any
 
