@@ -46,7 +46,7 @@ from p2es.simulator.catalogue import check
 from p2es.simulator.ecg import f_waves
 from p2es.simulator.heart import Heart, build_heart
 from p2es.simulator.people import PR_SLOPE, Person, draw_demographics, draw_person, on_a_day
-from p2es.simulator.population import Population, draw_condition, population_named
+from p2es.simulator.population import POPULATIONS, Population, draw_condition, population_named
 from p2es.simulator.rhythm import BeatKind
 from p2es.simulator.waves import Group
 from p2es.translator import Translation
@@ -128,7 +128,7 @@ class SimulatorOracle:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Undo `save`; ModelError when it is missing or corrupt, InputError when it names no population."""
+        """Undo `save`; ModelError when it is missing or corrupt, or names a population that is not known."""
         arrays = read_arrays(folder, "oracle", _check)
         return cls(str(arrays["population"]), law_from(arrays))
 
@@ -228,5 +228,5 @@ def _completed(rng: np.random.Generator, settings: Population, known: Floats) ->
 
 def _check(arrays: Arrays) -> None:
     law_from(arrays)
-    if arrays["population"].shape != () or arrays["population"].dtype.kind != "U":
+    if str(arrays["population"]) not in POPULATIONS:
         raise ValueError("population")

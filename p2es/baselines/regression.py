@@ -99,9 +99,7 @@ class BeatRegression:
         self.weights_mv, leverage = _ridge(terms, beats, mask)
         whole = np.flatnonzero(mask.all(axis=1))[:_MAX_RESIDUALS]
         if whole.size:
-            missed = beats[whole] - np.tensordot(terms[whole], self.weights_mv, axes=1)
-            free = np.sqrt(np.maximum(1.0 - leverage[whole], _LEAST_FREE))
-            self.residuals_mv = (missed / free[..., None]).astype(np.float32)
+            self.residuals_mv = _missed(terms[whole], beats[whole], self.weights_mv, leverage[whole])
         return self
 
     def sample(
@@ -198,6 +196,12 @@ def _ridge(terms: Floats, beats: Floats, mask: NDArray[np.bool_]) -> tuple[NDArr
             weights[0, lead] = y.mean(axis=0)
             leverage[has, lead] = 1 / len(x)
     return weights.astype(np.float32), leverage
+
+
+def _missed(terms: Floats, beats: Floats, weights: NDArray[np.float32], leverage: Floats) -> NDArray[np.float32]:
+    """Give what a regression leaves of beats (n, 8, time), as wide as it is on people it was not fitted to."""
+    free = np.sqrt(np.maximum(1.0 - leverage, _LEAST_FREE))
+    return ((beats - np.tensordot(terms, weights, axes=1)) / free[..., None]).astype(np.float32)
 
 
 def _check(arrays: Arrays) -> None:

@@ -11,6 +11,9 @@ from p2es.signals import zscore_ppg
 
 # An interval this many times the usual, over missing samples, hides beats that were not found.
 _HIDES = 1.5
+# What keeps its own time when a pulse is stretched: so much before and after the steepest rise, and no more than these
+# shares of an interval. Systole hardly changes with the rate, and joins of two slopes would move the rise.
+_KEPT_S, _KEPT_SHARE = np.array([0.10, 0.30]), np.array([0.2, 0.5])
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -88,9 +91,10 @@ def warped_to_beats(
     """Put another person's pulses at the beats of a window: of the window itself, rate and rhythm are left alone.
 
     A donor's pulse is what lies between two steepest rises. They are taken in their order, again from the first after
-    the last, and each is stretched over one interval of the window, less the straight line between its ends: the joins
-    meet at 0, and the donor's baseline is gone. Before the window's first rise and after its last the usual interval
-    goes on; an interval of more than 1.5 times that over missing samples is parted into usual ones.
+    the last, and each is laid over one interval of the window: what is from 0.1 s before a rise to 0.3 s after it keeps
+    its time (less in short intervals), the rest of diastole is stretched. It is taken less the straight line between
+    its ends, so that joins meet at 0 and the donor's baseline is gone. Before the window's first rise and after its
+    last the usual interval goes on; an interval of more than 1.5 times that over missing samples is parted.
 
     A model that draws as well from this as from the window's own pulse uses its beats and nothing of its shape.
 
@@ -123,18 +127,24 @@ def warped_to_beats(
     if not pulses or edges.size < 2:
         return None
     at = np.arange(own_ppg.shape[1]) / fs_hz
-    interval = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, edges.size - 2)
-    phase = (at - edges[interval]) / np.diff(edges)[interval]
     result = np.zeros(own_ppg.shape)
-    for k in np.unique(interval):
-        inside, pulse = interval == k, pulses[k % len(pulses)]
-        grid = np.linspace(0.0, 1.0, pulse.shape[1])
-        result[:, inside] = [np.interp(phase[inside], grid, row) for row in pulse]
+    for k, (start, stop) in enumerate(pairwise(edges)):
+        inside = (at >= start) & (at < stop)
+        if inside.any():
+            result[:, inside] = _laid(*pulses[k % len(pulses)], at[inside] - start, stop - start)
     return zscore_ppg(result, own_mask), own_mask.copy()
 
 
-def _whole_pulses(ppg: NDArray[np.floating], mask: Mask, fs_hz: float) -> list[Floats]:
-    """Cut the pulses (channel, time) that were recorded whole, from rise to rise, ends at 0."""
+def _laid(pulse: Floats, lasts_s: float, at_s: Floats, interval_s: float) -> Floats:
+    """Give a pulse (channel, time) that lasts so long at times (n,) of an interval of another length."""
+    before, after = np.minimum(_KEPT_S, _KEPT_SHARE * min(lasts_s, interval_s))
+    there = np.interp(at_s, (0.0, after, interval_s - before, interval_s), (0.0, after, lasts_s - before, lasts_s))
+    grid = np.linspace(0.0, lasts_s, pulse.shape[1])
+    return np.stack([np.interp(there, grid, row) for row in pulse])
+
+
+def _whole_pulses(ppg: NDArray[np.floating], mask: Mask, fs_hz: float) -> list[tuple[Floats, float]]:
+    """Cut the pulses (channel, time) that were recorded whole, from rise to rise, ends at 0; with their length, s."""
     samples = np.where(mask, ppg, 0.0).astype(np.float64)
     rises = pulse_onsets(samples[0], fs_hz, mask) * fs_hz
     usual = np.median(np.diff(rises)) if rises.size >= 2 else 0.0
@@ -145,7 +155,8 @@ def _whole_pulses(ppg: NDArray[np.floating], mask: Mask, fs_hz: float) -> list[F
             # Finer than the samples, as the ends lie between them.
             where = np.linspace(start, stop, 4 * (last - first))
             pulse = np.stack([np.interp(where, np.arange(mask.size), row) for row in samples])
-            found.append(pulse - np.linspace(pulse[:, 0], pulse[:, -1], where.size, axis=1))
+            line = np.linspace(pulse[:, 0], pulse[:, -1], where.size, axis=1)
+            found.append((pulse - line, float(stop - start) / fs_hz))
     return found
 
 
