@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from p2es.evaluation.beats import EDGE_S, constant_lag, f1_score, heart_rate_bpm, interval_error_s, offsets_s
+from p2es.evaluation.features import FEATURES, LEAD_FEATURES
 from p2es.evaluation.metrics import METRICS
 from p2es.leads import law_residuals
 from p2es.signals import r_peaks
@@ -21,19 +22,25 @@ from p2es.windows import FS_HZ, WINDOW_S, WindowBatch
 _FLAT_MV = 0.005
 _NAN = float("nan")
 
+_PEOPLE = ("age_years", "female", "height_cm", "weight_kg")
+_NUMBERS, _SIGNAL = pa.list_(pa.float64()), pa.list_(pa.float32())
+
 ROW_SCHEMA = pa.schema(
     [
-        pa.field("window_id", pa.string(), nullable=False),
-        pa.field("person", pa.string(), nullable=False),
-        pa.field("system", pa.string(), nullable=False),
+        *(pa.field(name, pa.string(), nullable=False) for name in ("window_id", "person", "system")),
+        *(pa.field(name, pa.float64()) for name in _PEOPLE),
         *(pa.field(metric.name, pa.float64()) for metric in METRICS),
         # Signed, so that a device's delay can be told from scatter.
         pa.field("lag_s", pa.float64()),
-        pa.field("offsets_ms", pa.list_(pa.float64())),
-        pa.field("correlation_lead", pa.list_(pa.float64())),
-        pa.field("rank_counts", pa.list_(pa.float64())),
+        *(pa.field(name, _NUMBERS) for name in ("offsets_ms", "correlation_lead", "rank_counts")),
+        *(pa.field(name, pa.string()) for name in ("rhythm", "drawn_rhythm")),
+        *(pa.field(f"{of}_{f.name}", pa.float64()) for f in FEATURES for of in ("real", "drawn", "median")),
+        *(pa.field(f"draws_{f.name}", _NUMBERS) for f in FEATURES),
+        *(pa.field(f"{of}_{name}", _NUMBERS) for name in LEAD_FEATURES for of in ("real", "drawn", "median")),
+        *(pa.field(f"{of}_{what}", _SIGNAL) for what in ("encoding", "wave") for of in ("real", "drawn")),
     ]
 )
+"""A row a window and system; see `measure`."""
 
 Array = NDArray[np.floating]
 

@@ -19,7 +19,18 @@ Figure = dict[str, Any]
 """`value`, `low`, `high` (95 % interval; None where not defined), `unit`, `n` (people)."""
 
 _INTERVAL = (0.025, 0.975)
-RATIOS = ("rmse_mv_sample", "rmse_mv_sample_lag", "rmse_mv_mean", "crps_mv")
+RATIOS = (
+    "rmse_mv_sample",
+    "rmse_mv_sample_lag",
+    "rmse_mv_mean",
+    "beat_rmse_mv_sample",
+    "crps_mv",
+    "feature_crps",
+    "pr_error_ms",
+    "qrs_error_ms",
+    "qtcf_error_ms",
+    "qrs_axis_error_deg",
+)
 """Errors whose ratio between two systems is reported beside their difference."""
 
 
