@@ -14,7 +14,9 @@ from p2es.evaluation.goals import GOALS, Condition, Goal, judge
 _COPIES = (
     Goal("copies", "", (Condition("memorisation/duplicates", ">", 0, 0, "duplicates of training ECGs"),)),
     # A model that only draws too little variety lies near the middle, at about .7 of the distance of unseen people.
-    Goal("copies", "", (Condition("memorisation/nn_ratio/high", "<", 0.5, 0.5, "distance to training ECGs, high end"),)),
+    Goal(
+        "copies", "", (Condition("memorisation/nn_ratio/high", "<", 0.5, 0.5, "distance to training ECGs, high end"),)
+    ),
     Goal("copies", "", (Condition("memorisation/membership_auc/low", ">", 0.55, 0.55, "membership AUC, low end"),)),
 )
 _REFUSALS = {
