@@ -62,6 +62,19 @@ def pulse_onsets(ppg: Floats, fs_hz: float, mask: NDArray[np.bool_] | None = Non
     return (peaks + _parabola_offset(slope, peaks)) / fs_hz
 
 
+def regularity(beats_s: NDArray[np.float64]) -> str:
+    """Tell a rhythm from its beats, seconds: `regular`, `irregular`, or `unknown` with fewer than 5.
+
+    Irregular is where neighbouring intervals differ by more than 10 % of the usual one at the median; respiration alone
+    gives up to about 5 %.
+    """
+    if beats_s.size < 5:
+        return "unknown"
+    intervals = np.diff(beats_s)
+    change = float(np.median(np.abs(np.diff(intervals)))) / float(np.median(intervals))
+    return "irregular" if change > 0.10 else "regular"
+
+
 def _climbs(slope: NDArray[np.float64], peaks: NDArray[np.intp]) -> NDArray[np.float64]:
     """Give how far the signal climbs, from foot to top, around each peak of its slope."""
     runs, count = ndimage.label(slope > 0.0)

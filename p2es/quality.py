@@ -5,7 +5,7 @@ from math import nan
 import numpy as np
 from numpy.typing import NDArray
 
-from p2es.beats import cut_around, prominence, pulse_onsets
+from p2es.beats import cut_around, prominence, pulse_onsets, regularity
 from p2es.filters import bandpass_ppg, bridge
 
 MIN_QUALITY = 0.2
@@ -125,16 +125,11 @@ def pulse_rhythm(ppg: Floats, mask: NDArray[np.bool_], fs_hz: float) -> tuple[fl
     heart_rate_bpm : float
         60 over the median interval; NaN when unknown.
     rhythm : str
-        `irregular` when neighbouring intervals differ by more than 10 % at the median (respiration alone
-        gives up to about 5 %), else `regular`; `unknown` with fewer than 5 pulses or a quality below 0.2.
+        `beats.regularity`; `unknown` with fewer than 5 pulses or a quality below 0.2.
     """
     qualities = [ppg_quality(row[None], mask, fs_hz) for row in ppg]
     if not qualities or max(qualities) < 0.2:
         return nan, "unknown"
     onsets = pulse_onsets(ppg[int(np.argmax(qualities))], fs_hz, mask)
-    if onsets.size < 5:
-        return nan, "unknown"
-    intervals = np.diff(onsets)
-    usual = float(np.median(intervals))
-    change = float(np.median(np.abs(np.diff(intervals)))) / usual
-    return 60.0 / usual, "irregular" if change > 0.10 else "regular"
+    rhythm = regularity(onsets)
+    return nan if rhythm == "unknown" else 60.0 / float(np.median(np.diff(onsets))), rhythm

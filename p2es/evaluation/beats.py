@@ -66,8 +66,10 @@ def constant_lag(truth_s: Seconds, drawn_s: Seconds) -> float:
     return float(np.median(drawn_s[pairs[:, 1]] - truth_s[pairs[:, 0]]))
 
 
-def f1_score(truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, lag_s: float, duration_s: float) -> float:
-    """Give the F1 of the drawn beats after removing a lag: ``2 Se P / (Se + P)``.
+def found_and_real(
+    truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, lag_s: float, duration_s: float
+) -> tuple[float, float]:
+    """Give the sensitivity and the positive predictivity of the drawn beats after removing a lag.
 
     Sensitivity is the share of recorded beats that have a partner, positive predictivity that of drawn beats.
     Only beats at least `EDGE_S` inside both ECGs count, the drawn one shifted by the lag; their partners may
@@ -75,21 +77,29 @@ def f1_score(truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, lag_s: f
 
     Returns
     -------
-    float
-        NaN when there is no recorded beat to find; 0 when none is drawn.
+    sensitivity, predictivity : float
+        NaN when there is no recorded beat to find; 0 when none is drawn, which claims nothing and finds nothing.
     """
     drawn_s = drawn_s - lag_s
     low, high = EDGE_S + max(0.0, -lag_s), duration_s - EDGE_S - max(0.0, lag_s)
     truth_counts = (truth_s >= low) & (truth_s <= high)
     drawn_counts = (drawn_s >= low) & (drawn_s <= high)
     if not truth_counts.any():
-        return float("nan")
+        return float("nan"), float("nan")
     pairs = match(truth_s, drawn_s, tolerance_s)
     sensitivity = truth_counts[pairs[:, 0]].sum() / truth_counts.sum()
     predictivity = drawn_counts[pairs[:, 1]].sum() / max(drawn_counts.sum(), 1)
+    return float(sensitivity), float(predictivity)
+
+
+def f1_score(truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, lag_s: float, duration_s: float) -> float:
+    """Give the F1 of the drawn beats, ``2 Se P / (Se + P)`` of `found_and_real`; 0 where both are 0."""
+    sensitivity, predictivity = found_and_real(
+        truth_s, drawn_s, tolerance_s=tolerance_s, lag_s=lag_s, duration_s=duration_s
+    )
     if sensitivity + predictivity == 0:
         return 0.0
-    return float(2 * sensitivity * predictivity / (sensitivity + predictivity))
+    return 2 * sensitivity * predictivity / (sensitivity + predictivity)
 
 
 def offsets_s(truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, lag_s: float) -> Seconds:
@@ -117,3 +127,31 @@ def interval_error_s(truth_s: Seconds, drawn_s: Seconds, *, tolerance_s: float, 
 def heart_rate_bpm(beats_s: Seconds) -> float:
     """Give 60 over the mean RR interval; NaN with fewer than two beats."""
     return float(60.0 / np.diff(beats_s).mean()) if beats_s.size > 1 else float("nan")
+
+
+def sdnn_ms(beats_s: Seconds) -> float:
+    """Give the standard deviation (n - 1) of the RR intervals, all beats taken as normal; NaN with fewer than 3."""
+    return float(1e3 * np.diff(beats_s).std(ddof=1)) if beats_s.size > 3 else float("nan")
+
+
+def rmssd_ms(beats_s: Seconds) -> float:
+    """Give the root mean square of the differences of neighbouring RR intervals; NaN with fewer than 3 intervals."""
+    return float(1e3 * np.sqrt(np.square(np.diff(beats_s, 2)).mean())) if beats_s.size > 3 else float("nan")
+
+
+def relative_error_percent(recorded: float, drawn: float, least: float) -> float:
+    """Give ``100 |drawn - recorded| / max(recorded, least)``, what is not drawn (NaN) counting as 0.
+
+    Parameters
+    ----------
+    recorded, drawn : float
+    least : float
+        What the recorded cannot be told from 0 below: two intervals that differ by a millisecond must not make an
+        error of several hundred percent.
+
+    Returns
+    -------
+    float
+        NaN when nothing was recorded.
+    """
+    return 100.0 * abs((0.0 if np.isnan(drawn) else drawn) - recorded) / max(recorded, least)
