@@ -96,8 +96,7 @@ def row(people, k, system):
     made["rhythm"] = "irregular" if people.irregular[person] else "regular"
     made |= {f"real_{name}": on_leads(name, people.gain[person]) for name in LEAD_FEATURES}
     made["real_encoding"] = encoding(people.shape[person], k)
-    if system == "model":
-        made["real_wave"] = wave(people.bpm[person], people.gain[person], k)
+    made["real_wave"] = wave(people.bpm[person], people.gain[person], k)
     return made
 
 
@@ -115,11 +114,11 @@ def encoding(shape, seed):
 
 def wave(bpm, gain, seed):
     rng = np.random.default_rng([seed, 8])
-    at = np.arange(640) / 64
-    beats = np.arange(rng.uniform(0.1, 0.5), 10.2, 60 / bpm) + 0
+    phase = (np.arange(640) / 64 - rng.uniform(0.2, 1.0)) % (60 / bpm) - 0.2
     shapes = ((0.0, 0.02, 1.0), (-0.16, 0.03, 0.12), (0.26, 0.06, 0.3))
-    made = sum(a * np.exp(-((at[:, None] - beats - c) ** 2) / (2 * s**2)).sum(1) for c, s, a in shapes)
-    return (gain * made + rng.normal(0, 0.01, 640)).astype(np.float32)
+    made = sum(a * np.exp(-((phase - c) ** 2) / (2 * s**2)) for c, s, a in shapes)
+    # Noise enough that two people of one rate are no duplicates.
+    return (gain * made + rng.normal(0, 0.03, 640)).astype(np.float32)
 
 
 def scored(rng, kind, blind=False):
@@ -131,7 +130,8 @@ def scored(rng, kind, blind=False):
     return {
         "r_f1_50ms": low * 0.3, "r_f1_150ms": low * 0.7, "r_f1_50ms_lag": low, "r_f1_150ms_lag": min(1, low + 0.02),
         "r_sensitivity_50ms_lag": low, "r_predictivity_50ms_lag": low, "rr_error_ms": rr * vary,
-        "r_timing_ms_lag": timing * vary, "lag_abs_ms": 80.0 * vary, "hr_error_bpm": (40 if f1 < 0.1 else rr / 5) * vary,
+        "r_timing_ms_lag": timing * vary, "lag_abs_ms": 80.0 * vary,
+        "hr_error_bpm": (40 if f1 < 0.1 else rr / 5) * vary,
         "rmse_mv_sample": rmse * 1.4 * vary, "rmse_mv_sample_lag": rmse * vary, "rmse_mv_mean": mean * vary,
         "beat_rmse_mv_sample": beat * vary, "correlation_sample": r * 0.4, "correlation_sample_lag": r,
         "correlation_mean": r * 0.6, "crps_mv": crps * vary, "coverage_50": 0.5, "coverage_80": 0.8,
@@ -142,12 +142,11 @@ def scored(rng, kind, blind=False):
     }  # fmt: skip
 
 
-def drawn(rng, people, k, centre, spread, *, gain=None, shape=None, with_wave=False):
+def drawn(rng, people, k, centre, spread, *, gain=None, source=None):
     """Draw features of a window around a centre, by name (person,), and what follows from them."""
     person = people.window[k]
     draws = {name: centre[name][person] + spread * SPREAD[name] * rng.normal(size=SAMPLES) for name in NAMES}
     gain = np.exp(rng.normal(0, 0.2)) if gain is None else gain
-    shape = rng.normal(0, 1, 6) if shape is None else shape
     made = {f"draws_{name}": values.tolist() for name, values in draws.items()}
     made |= {f"drawn_{name}": values[0] for name, values in draws.items()}
     made |= {f"median_{name}": float(np.sort(values)[9:11].mean()) for name, values in draws.items()}
@@ -157,22 +156,23 @@ def drawn(rng, people, k, centre, spread, *, gain=None, shape=None, with_wave=Fa
     for name in LEAD_FEATURES:
         made |= {f"{of}_{name}": on_leads(name, gain) for of in ("drawn", "median")}
     made["drawn_rhythm"] = "irregular" if people.irregular[person] else "regular"
-    made["drawn_encoding"] = encoding(shape, 10_000 + k)
-    if with_wave:
+    if source is None:
+        made["drawn_encoding"] = encoding(rng.normal(0, 1, 6), 10_000 + k)
         made["drawn_wave"] = wave(people.bpm[person], gain, 10_000 + k)
+    else:
+        made |= {name.replace("real", "drawn"): source[k][name] for name in ("real_encoding", "real_wave")}
     made["offsets_ms"] = rng.normal(0, 6, 8).tolist()
     made["correlation_lead"] = np.clip(rng.normal(0.8, 0.05, 12), -1, 1).tolist()
     made["rank_counts"] = rng.multinomial(1280, np.full(SAMPLES + 1, 1 / (SAMPLES + 1))).astype(float).tolist()
     return made
 
 
-def system_rows(rng, people, system, kind, centre, *, spread=1.0, shapes=None, blind=False, gain=None):
-    """Give the rows of a system."""
+def system_rows(rng, people, system, kind, centre, *, spread=1.0, source=None, blind=False, gain=None):
+    """Give the rows of a system; it draws the windows of `source` again where that is given."""
     rows = []
     for k in range(len(people.window)):
-        shape = None if shapes is None else shapes[people.window[k] % len(shapes)]
         made = row(people, k, system) | scored(rng, kind, blind)
-        rows.append(made | drawn(rng, people, k, centre, spread, gain=gain, shape=shape, with_wave=system == "model"))
+        rows.append(made | drawn(rng, people, k, centre, spread, gain=gain, source=source))
     return rows
 
 
@@ -194,23 +194,15 @@ def build(*, people=60, windows=2, seed=0, deaf=False, blind=False, copies=False
     """
     rng = np.random.default_rng(seed)
     test, train = People(rng, people, windows, "t"), People(rng, people, windows, "b")
+    bank = [row(train, k, "train") for k in range(len(train.window))]
     known = average(test) if blind else test.expected()
     near = {name: test.real[name] for name in NAMES} if leaks else known
-    kind = "deaf" if deaf else "good"
-    rows = system_rows(
-        rng,
-        test,
-        "model",
-        kind,
-        near,
-        spread=0.1 if leaks else 1.0,
-        shapes=train.shape if copies else None,
-        blind=blind,
-    )
+    kind, spread = "deaf" if deaf else "good", 0.1 if leaks else 1.0
+    source = bank if copies else None
+    rows = system_rows(rng, test, "model", kind, near, spread=spread, source=source, blind=blind)
     rows += feature_only(rng, test)
     if controls:
-        rows += control_rows(rng, test, train, kind, blind, copies)
-    bank = [row(train, k, "train") for k in range(len(train.window))]
+        rows += control_rows(rng, test, train, kind, blind, source)
     return table(rows), table(bank)
 
 
@@ -225,7 +217,7 @@ def feature_only(rng, people):
     return rows
 
 
-def control_rows(rng, test, train, kind, blind, copies):
+def control_rows(rng, test, train, kind, blind, source):
     rows = system_rows(rng, test, "shuffled_ppg", "deaf", test.expected())
     rows += system_rows(rng, test, "warped_ppg", "deaf" if kind == "deaf" else "warped", test.expected())
     rows += system_rows(rng, test, "shuffled_demographics", kind, average(test), blind=True)
@@ -234,7 +226,7 @@ def control_rows(rng, test, train, kind, blind, copies):
     for change in CHANGES:
         seeded = np.random.default_rng(5)
         rows += system_rows(seeded, test, f"counterfactual:{change}", kind, changed(test, change, blind))
-    rows += system_rows(rng, train, "members", kind, train.expected(), shapes=train.shape if copies else None)
+    rows += system_rows(rng, train, "members", kind, train.expected(), source=source)
     return rows
 
 

@@ -10,7 +10,7 @@ A goal whose figure is missing or not a number is missed: nothing passes by not 
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +183,7 @@ BASICS = (
         "A changed demographic surely changes the ECG, mostly the published way; or intervals and axes are surely "
         "worse with another person's demographics",
         (
-            _part("derived/counterfactual_right_sign/value", ">", 0.5, 0.5, "share of effects with the right sign"),
+            _part("derived/counterfactual_follows/value", ">", 0.5, 0.5, "share of effects with the right sign"),
             _part(
                 "derived/counterfactual_sure/value",
                 ">=",
@@ -336,7 +336,7 @@ NUMBERED = (
         "G21",
         "Privacy: no memorised training ECG, no sign of who was trained on",
         (
-            _part("memorisation/duplicates", "==", 0, 0, "drawn ECGs that duplicate a training ECG"),
+            _part("derived/repeats/value", "<=", 0, 0, "training ECGs drawn again"),
             _part("memorisation/nn_ratio/value", ">=", 0.95, 0.95, "nearest training ECG, drawn / unseen people"),
             _part("memorisation/nn_ratio/value", "<=", 1.05, 1.05, "nearest training ECG, drawn / unseen people"),
             _part("memorisation/below_first_percentile/value", "<=", 0.02, 0.02, "share nearer than 99 % of people"),
@@ -380,16 +380,21 @@ def derive(report: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     dict
-        Of `counterfactual_effects` (how many were measured), `counterfactual_right_sign` and
-        `counterfactual_in_range` (shares of them), `counterfactual_sure` (effects whose interval lies wholly on the
-        published side of 0, less those wholly on the other), `gap_<metric>` (largest gap between groups; of RMSE
-        as a share of the RMSE of all), and `variance_ratio_<feature>` (or its inverse, whichever is above 1): `value`,
-        None where it is not defined.
+        `value` of each, None where it is not defined:
+
+        - `counterfactual_effects`: how many were measured; `counterfactual_right_sign`, `counterfactual_in_range`:
+          shares of them; `counterfactual_follows`: share with the right sign of those for which a change is published;
+          `counterfactual_sure`: of these, intervals wholly on the published side of 0, less those wholly on the other
+        - `repeats`: training ECGs drawn again, for others or for training people, less those that recorded test ECGs
+          repeat by chance
+        - `gap_rmse_mv_mean`, `gap_coverage_90`: largest gap between groups; of RMSE as a share of the RMSE of all
+        - `variance_ratio_<feature>`: that of the amplitude or its inverse, whichever is above 1
     """
     found = {
         **_counterfactual(report.get("counterfactual")),
-        "gap_rmse_mv_mean": _gap(report, "rmse_mv_mean", relative=True),
-        "gap_coverage_90": _gap(report, "coverage_90", relative=False),
+        "repeats": _repeats(report.get("memorisation")),
+        "gap_rmse_mv_mean": _gap(report, "rmse_mv_mean", "relative"),
+        "gap_coverage_90": _gap(report, "coverage_90", "value"),
     }
     derived = {name: {"value": value} for name, value in found.items()}
     for wave in ("p", "r", "s", "t"):
@@ -492,17 +497,25 @@ def _compare(report: Mapping[str, Any], condition: Condition, threshold: float) 
 
 def _counterfactual(effects: Any) -> dict[str, float | None]:
     """Count the effects that were measured, and how they compare with the published ones."""
-    names = ("counterfactual_effects", "counterfactual_right_sign", "counterfactual_in_range", "counterfactual_sure")
-    found = [
+    measured = [
         effect
         for effect in (effects if isinstance(effects, Sequence) else ())
         if isinstance(effect, Mapping) and _number(_find(effect, "found/value")) is not None
     ]
-    if not found:
-        return dict.fromkeys(names)
-    right = sum(effect.get("right_sign") is True for effect in found) / len(found)
-    in_range = sum(effect.get("in_range") is True for effect in found) / len(found)
-    return dict(zip(names, (float(len(found)), right, in_range, float(sum(map(_sure, found)))), strict=True))
+    # Where nothing must change, a model that never changes anything is right: that is no use of demographics.
+    changing = [effect for effect in measured if effect.get("published")]
+    return {
+        "counterfactual_effects": float(len(measured)) if measured else None,
+        "counterfactual_right_sign": _share(effect.get("right_sign") is True for effect in measured),
+        "counterfactual_in_range": _share(effect.get("in_range") is True for effect in measured),
+        "counterfactual_follows": _share(effect.get("right_sign") is True for effect in changing),
+        "counterfactual_sure": float(sum(map(_sure, changing))) if changing else None,
+    }
+
+
+def _share(flags: Iterable[bool]) -> float | None:
+    counted = list(flags)
+    return sum(counted) / len(counted) if counted else None
 
 
 def _sure(effect: Mapping[str, Any]) -> int:
@@ -513,14 +526,22 @@ def _sure(effect: Mapping[str, Any]) -> int:
     return 1 if effect.get("right_sign") is True else -1
 
 
-def _gap(report: Mapping[str, Any], metric: str, *, relative: bool) -> float | None:
-    """Give the largest gap over all groups; None unless every one was measured."""
-    gaps = [_number(_find(report, f"fairness/{group}/gaps/{metric}/value")) for group in _GROUPS]
-    known = [gap for gap in gaps if gap is not None]
-    whole = _number(_find(report, f"figures/{metric}/value")) if relative else 1.0
-    if len(known) < len(_GROUPS) or not whole:
+def _repeats(memorisation: Any) -> float | None:
+    if not isinstance(memorisation, Mapping):
         return None
-    return max(known) / whole
+    drawn, members, chance = (
+        _number(memorisation.get(name)) for name in ("duplicates", "duplicates_members", "duplicates_real")
+    )
+    if drawn is None:
+        return None
+    return max(0.0, drawn - (chance or 0.0)) + max(0.0, (members or 0.0) - (chance or 0.0))
+
+
+def _gap(report: Mapping[str, Any], metric: str, key: str) -> float | None:
+    """Give the largest gap over all groups; None unless every one was measured."""
+    gaps = [_number(_find(report, f"fairness/{group}/gaps/{metric}/{key}")) for group in _GROUPS]
+    known = [gap for gap in gaps if gap is not None]
+    return max(known) if len(known) == len(_GROUPS) else None
 
 
 def _above_one(report: Mapping[str, Any], feature: str) -> dict[str, float | None]:

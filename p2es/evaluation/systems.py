@@ -1,12 +1,9 @@
-"""The systems of an evaluation: what each is called on a page, what it can refute, and which stay inside."""
+"""The systems of an evaluation: what each is called on a page, and what it can refute."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-MODEL = "model"
-TRAIN = "train"
-MEMBERS = "members"
-COUNTERFACTUAL = "counterfactual:"
+from p2es.evaluation.columns import MODEL
 
 
 @dataclass(frozen=True)
@@ -115,11 +112,6 @@ SYSTEMS = (
 
 _BY_NAME = {system.name: system for system in SYSTEMS}
 _OTHER_COLOUR = "#666666"
-
-
-def is_internal(name: str) -> bool:
-    """Whether a system serves a computation only, and is in no figure or table."""
-    return name in (TRAIN, MEMBERS) or name.startswith(COUNTERFACTUAL)
 
 
 def title_of(name: str) -> str:

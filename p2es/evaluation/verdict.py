@@ -11,26 +11,29 @@ from typing import Any
 
 from p2es.evaluation.goals import GOALS, Condition, Goal, judge
 
-_COPIES = (
-    Goal("copies", "", (Condition("memorisation/duplicates", ">", 0, 0, "duplicates of training ECGs"),)),
-    # A model that only draws too little variety lies near the middle, at about .7 of the distance of unseen people.
-    Goal(
-        "copies", "", (Condition("memorisation/nn_ratio/high", "<", 0.5, 0.5, "distance to training ECGs, high end"),)
-    ),
-    Goal("copies", "", (Condition("memorisation/membership_auc/low", ">", 0.55, 0.55, "membership AUC, low end"),)),
+_COPIES = tuple(
+    Goal("copies", label, (Condition(path, op, threshold, threshold, label),))
+    for path, op, threshold, label in (
+        ("derived/repeats/value", ">", 0.0, "training ECGs drawn again"),
+        # A model that draws too little variety lies near the middle: at about .7 of the distance of unseen people.
+        ("memorisation/nn_ratio/high", "<", 0.5, "nearest training ECG, drawn over unseen people, at most"),
+        ("memorisation/membership_auc/low", ">", 0.55, "membership inference, AUC at least"),
+    )
 )
-_REFUSALS = {
-    "finite": "It draws what is not a number.",
+_MISSED = {
+    "finite": "Some of what it draws is not a number.",
     "lead_laws": "Its leads contradict each other: the lead laws do not hold.",
-    "follows_pulse": "It does not follow the PPG: with another person's pulse it places the beats as well.",
-    "uses_demographics": "It does not use demographics: whoever it is told of, intervals and axes stay as they are.",
+    "follows_pulse": "It does not follow the PPG: given another person's pulse, it finds the beats as well.",
+    "uses_demographics": "It does not use demographics: intervals and axis are no better with the right ones than with "
+    "another person's, and do not change as published.",
 }
 _NOT_SHOWN = {
     "finite": "It is not shown that what it draws is finite.",
     "lead_laws": "It is not shown that its leads agree with each other.",
-    "follows_pulse": "It is not shown that it follows the PPG: there is no control with another person's pulse.",
-    "uses_demographics": "It is not shown that it uses demographics: there is no control with other demographics.",
+    "follows_pulse": "It is not shown that it follows the PPG: nothing was drawn from another person's pulse.",
+    "uses_demographics": "It is not shown that it uses demographics: nothing was drawn with other ones.",
 }
+_NO_AUDIT = "It is not shown that nothing leaks: intervals and axis were not held against a demographic regression."
 
 
 def verdict(report: Mapping[str, Any], mandatory: Sequence[str] | None = None) -> dict[str, Any]:
@@ -48,13 +51,13 @@ def verdict(report: Mapping[str, Any], mandatory: Sequence[str] | None = None) -
     dict
         - `passed`: every mandatory goal is met, nothing is stopped and nothing is memorised. The gate's answer.
         - `stopped`: the leakage audit raised (`audit.raised`).
-        - `memorised`: the model surely copies or tells its training people: duplicates of training ECGs, or twice
-          as near to them as unseen people are, or a membership inference that is surely better than .55. Being
-          somewhat too near is goal G21, missed, and no proof.
+        - `memorised`: the model surely gives its training people away: it draws their ECGs again, or what it draws
+          is less than half as far from them as unseen people are, or an attack tells surely better than .55 who was
+          trained on. Being somewhat too near is goal G21, missed, and no proof.
         - `refused`: there is a refusal.
         - `headline`: one sentence.
-        - `refusals`: what the model does not show, sentences, worst first: a leak, memorised ECGs, then the basics
-          (finite, lead laws, follows the PPG, uses demographics) that are missed or were not measured.
+        - `refusals`: what the model does not show, sentences, worst first: a leak, memorised ECGs, the basics (finite,
+          lead laws, follows the PPG, uses demographics) that are missed or were not measured, an audit not made.
         - `reasons`: why `passed` is False, sentences; empty when it is True.
         - `claims`: names of the goals that are met and may be claimed: none when stopped or memorised, else those
           whose own grounds (`Goal.rests_on`) are met. A mean waveform may have the lowest RMSE; it does not follow
@@ -62,44 +65,48 @@ def verdict(report: Mapping[str, Any], mandatory: Sequence[str] | None = None) -
     """
     rows = {row["name"]: row for row in judge(report)}
     audit = report.get("audit")
-    stopped = isinstance(audit, Mapping) and audit.get("raised") is True
-    copies = _copies(report)
-    refusals = [*_leak(audit, stopped), *copies, *_basics(rows)]
+    audit = audit if isinstance(audit, Mapping) else {}
+    stopped, copies = audit.get("raised") is True, _copies(report)
+    grave = [*([_leak(audit)] if stopped else []), *copies]
+    refusals = [*grave, *_basics(rows), *([] if _audited(audit) else [_NO_AUDIT])]
     wanted = list(report.get("mandatory") or ()) if mandatory is None else list(mandatory)
-    missed = [name for name in wanted if name not in rows or not rows[name]["passed"]]
-    reasons = [*_leak(audit, stopped), *copies, *(f"The recipe asks for {_named(rows, name)}." for name in missed)]
+    reasons = [*grave, *(_asked(rows, name) for name in wanted if name not in rows or not rows[name]["passed"])]
     if not wanted:
-        reasons.append("The recipe asks for nothing, so nothing was passed.")
+        reasons.append("The recipe asks for nothing, so nothing is passed.")
+    claims = [] if grave else _claims(rows)
     return {
         "passed": not reasons,
         "stopped": stopped,
         "memorised": bool(copies),
         "refused": bool(refusals),
-        "headline": _headline(rows, stopped, copies, refusals),
+        "headline": _headline(rows, stopped, bool(copies), refusals, len(claims)),
         "refusals": refusals,
         "reasons": reasons,
-        "claims": [] if stopped or copies else _claims(rows),
+        "claims": claims,
     }
 
 
-def _leak(audit: Any, stopped: bool) -> list[str]:
-    if not stopped:
-        return []
-    return [str(audit.get("message") or "The leakage audit raised: it knows intervals that no pulse tells.")]
+def _leak(audit: Mapping[str, Any]) -> str:
+    return str(audit.get("message") or "The leakage audit raised: the model knows intervals that no pulse tells.")
+
+
+def _audited(audit: Mapping[str, Any]) -> bool:
+    skills = audit.get("skills")
+    figures = skills.values() if isinstance(skills, Mapping) else ()
+    return any(isinstance(figure, Mapping) and figure.get("value") is not None for figure in figures)
 
 
 def _copies(report: Mapping[str, Any]) -> list[str]:
-    found = [row["conditions"][0] for row in judge(report, _COPIES) if row["passed"]]
-    if not found:
-        return []
-    signs = "; ".join(f"{c['label']}: {c['measured']:.3g}" for c in found)
-    return [f"It reproduces ECGs or people that it was trained on ({signs}): a drawn ECG may be somebody's."]
+    found = [row for row in judge(report, _COPIES) if row["passed"]]
+    signs = "; ".join(f"{row['claim']} {row['measured']:.3g}" for row in found)
+    told = f"It gives away ECGs or people that it was trained on: what it draws may be somebody's ({signs})."
+    return [told] if found else []
 
 
 def _basics(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Say of each basic that is not met whether it was refuted or never shown."""
-    missed = [rows[name] for name in _REFUSALS if not rows[name]["passed"]]
-    return [(_REFUSALS if row["status"] == "missed" else _NOT_SHOWN)[row["name"]] for row in missed]
+    missed = [rows[name] for name in _MISSED if not rows[name]["passed"]]
+    return [(_MISSED if row["status"] == "missed" else _NOT_SHOWN)[row["name"]] for row in missed]
 
 
 def _claims(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -107,25 +114,25 @@ def _claims(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [goal.name for goal in GOALS if goal.name in met and met.issuperset(goal.rests_on)]
 
 
-def _named(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    row = rows.get(name)
-    if row is None:
-        return f"{name}, which is no goal"
-    return f"{name} ({row['claim'][0].lower()}{row['claim'][1:]}), which is {row['status']}"
+def _asked(rows: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    if name not in rows:
+        return f"The recipe asks for {name}, which is no goal."
+    return f"The recipe asks for {name}, which is {rows[name]['status']}: {rows[name]['claim']}."
 
 
 def _headline(
-    rows: Mapping[str, Mapping[str, Any]], stopped: bool, copies: Sequence[str], refusals: Sequence[str]
+    rows: Mapping[str, Mapping[str, Any]], stopped: bool, memorised: bool, refusals: Sequence[str], claims: int
 ) -> str:
     if stopped:
-        return "Stopped: possible leak. Nothing on this page counts until it is explained."
-    if copies:
-        return "Refused: it reproduces what it was trained on."
-    pulse, demographics = (rows[name]["status"] for name in ("follows_pulse", "uses_demographics"))
-    if "missed" in (pulse, demographics):
-        ignored = [n for n, s in (("the PPG", pulse), ("the demographics", demographics)) if s == "missed"]
-        return f"Refused: it ignores {' and '.join(ignored)}."
+        return "Stopped: a leak is suspected. Nothing on this page counts until it is explained."
+    if memorised:
+        return "Refused: it gives away what it was trained on."
+    missed = {name for name in _MISSED if rows[name]["status"] == "missed"}
+    if missed & {"finite", "lead_laws"}:
+        return "Refused: what it draws is no ECG."
+    ignored = {"follows_pulse": "the PPG", "uses_demographics": "the demographics"}
+    if said := [text for name, text in ignored.items() if name in missed]:
+        return f"Refused: it ignores {' and '.join(said)}."
     if refusals:
-        return "Refused: not shown. A control or a figure is missing without which no score means anything."
-    claims = len(_claims(rows))
+        return "Refused: not shown. A control is missing without which no score means anything."
     return f"It follows the PPG and uses demographics; {claims} of {len(rows)} goals are met and may be claimed."
