@@ -36,7 +36,7 @@ class Feature:
     typical_sd : float
         Standard deviation between healthy people. Of heart rate, PR, QRS, QT, QTcF and the axis of QRS it is a
         quarter (1 / 4.107) of the range from the 2nd to the 98th percentile of 46,129 normals (Mason 2007;
-        reference/clinical.md, 4.2); the others are this project's, of what it simulates.
+        reference/clinical.md, 4.2); the others are those of 300 people that this project simulates.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Feature:
 
 FEATURES = (
     Feature("hr_bpm", "Heart rate", "bpm", typical_sd=12.0),
-    Feature("p_ms", "P duration", "ms", typical_sd=12.0),
+    Feature("p_ms", "P duration", "ms", typical_sd=11.0),
     Feature("pr_ms", "PR interval", "ms", typical_sd=24.0),
     Feature("qrs_ms", "QRS duration", "ms", typical_sd=9.7),
     Feature("qt_ms", "QT interval", "ms", typical_sd=31.0),
     Feature("qtcf_ms", "QTcF", "ms", typical_sd=21.0),
-    Feature("p_axis_deg", "P axis", "°", circular=True, typical_sd=25.0),
+    Feature("p_axis_deg", "P axis", "°", circular=True, typical_sd=15.0),
     Feature("qrs_axis_deg", "QRS axis", "°", circular=True, typical_sd=32.0),
-    Feature("t_axis_deg", "T axis", "°", circular=True, typical_sd=25.0),
-    Feature("transition", "R transition (V1 is 1, V6 is 6)", "leads", typical_sd=0.8),
+    Feature("t_axis_deg", "T axis", "°", circular=True, typical_sd=15.0),
+    Feature("transition", "R transition (V1 is 1, V6 is 6)", "leads", typical_sd=0.7),
 )
 LEAD_FEATURES = ("p_mv", "r_mv", "s_mv", "t_mv", "st_filtered_mv", "t_polarity")
 """A number a lead: fields of `delineation.Delineation`, of which `st_mv` is named for the band it is measured in."""
