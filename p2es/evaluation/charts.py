@@ -1,5 +1,6 @@
 """The charts of a report: plain figures, no pyplot."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ GROUPED = ("r_f1_50ms_lag", "rmse_mv_mean", "coverage_90")
 
 _MODEL, _REAL, _GREY, _WARN = colour_of(MODEL), "#111111", "#8a8a8a", "#b00020"
 _FEATURES = {feature.name: feature for feature in FEATURES}
+_GROUPS = {"sex": "", "bmi": "BMI"}
 _TIMING_RANGE_MS = 150
 _WELCH_S = 2.0
 _LOWEST_HZ = 0.5
@@ -43,7 +45,7 @@ def systems(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Seque
     figures : mapping of system to metric to Figure
     names : sequence of str
     """
-    order = sorted(figures, key=order_of)
+    order = [system for system in sorted(figures, key=order_of) if _any(figures[system], names)]
     columns = 3 if len(names) > 4 else 2
     rows = -(-len(names) // columns)
     figure, panels = _panels(
@@ -57,7 +59,7 @@ def systems(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Seque
         for y, system in enumerate(order):
             _dot(axes, figures[system].get(name), -y, colour_of(system), open_mark=is_control(system))
         better = f"{metric.better} is better" if isinstance(metric.better, str) else f"near {metric.better:g} is better"
-        axes.set_title(metric.label, fontsize=8, loc="left")
+        axes.set_title(_wrapped(metric.label), fontsize=8, loc="left")
         axes.set_xlabel(", ".join(part for part in (metric.unit, better) if part), fontsize=8)
         first = k % columns == 0
         axes.set_yticks([-y for y in range(len(order))], [title_of(s) for s in order] if first else [])
@@ -75,7 +77,7 @@ def comparison(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: tu
     figures : mapping of system to metric to Figure
     names : tuple of str
     """
-    order = sorted(figures, key=order_of)
+    order = [system for system in sorted(figures, key=order_of) if _any(figures[system], names)]
     figure, axes = _axes("R peaks found (F1, 95 % interval over people)", "F1", "", height=0.9 * len(names) + 2.2)
     for k, system in enumerate(order):
         for row, name in enumerate(names):
@@ -180,7 +182,7 @@ def _limits(axes: "Axes", found: Mapping[str, Any], unit: str) -> None:
 
 def _title_with(label: str, found: Mapping[str, Any] | None) -> str:
     failures = None if found is None else found.get("drawn_failures")
-    return label if failures is None else f"{label} ({failures:.0%} could not be measured)"
+    return label if not failures else f"{label} ({failures:.0%} could not be measured)"
 
 
 def reliability(calibration: Mapping[str, Any]) -> "Figure":
@@ -241,13 +243,18 @@ def groups(fairness: Mapping[str, Any], figures: Mapping[str, Any], names: Seque
             axes.axvline(everybody, color=_GREY, lw=1)
         for y, (_, _, parts) in enumerate(levels):
             _dot(axes, parts.get(name), -y, _MODEL)
-        labels = [f"{group} {level}  (n {parts['n']})" for group, level, parts in levels]
+            if parts.get(name) is None:
+                axes.text(0.03, -y, "too few people", transform=axes.get_yaxis_transform(), va="center", fontsize=7,
+                          color=_GREY)  # fmt: skip
+        labels = [f"{_GROUPS.get(group, group)} {level}, {parts['n']} people" for group, level, parts in levels]
         axes.set_yticks([-y for y in range(len(levels))], labels if k == 0 else [], fontsize=8)
         axes.set_ylim(0.6 - len(levels), 0.6)
         for y in np.flatnonzero([a[0] != b[0] for a, b in zip(levels[1:], levels, strict=False)]):
             axes.axhline(-y - 0.5, color="#dddddd", lw=0.8)
-        axes.set_title(BY_NAME[name].label, fontsize=8, loc="left")
+        axes.set_title(_wrapped(BY_NAME[name].label), fontsize=8, loc="left")
         axes.set_xlabel(BY_NAME[name].unit, fontsize=8)
+        axes.locator_params(axis="x", nbins=4)
+        axes.margins(x=0.15)
     return figure
 
 
@@ -276,7 +283,12 @@ def spectra(rows: pa.Table) -> "Figure":
 
 def amplitudes(rows: pa.Table, morphology: Mapping[str, Any]) -> "Figure":
     """Draw drawn over recorded amplitudes of the model, a dot a window, with the regression towards the mean."""
-    figure, panels = _panels("Amplitudes, one sample over the recording, a dot a window", 2, 2, (8.4, 7.0))
+    figure, panels = _panels(
+        "Amplitudes, one sample over the recording (slope of drawn - recorded: 0 faithful, -1 knows the mean only)",
+        2,
+        2,
+        (8.4, 7.0),
+    )
     mine = of_system(rows, MODEL)
     for axes, (feature, lead) in zip(panels, SCATTERED, strict=True):
         k = LEADS.index(lead)
@@ -306,15 +318,15 @@ def _regression(axes: "Axes", pair: tuple[Array, Array], morphology: Mapping[str
     ends = np.array([real.min(), real.max()])
     line = drawn.mean() + (1 + slope) * (ends - real.mean())
     axes.plot(ends, line, color=_WARN, lw=1.4, label="regression")
-    return f": slope {slope:+.2f} (0 faithful, -1 mean only), variance ratio {ratio:.2f}"
+    return f": slope {slope:+.2f}, variance ratio {ratio:.2f}"
 
 
 def counterfactuals(effects: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw each found effect as a share of the published one: 1 as published, 0 no effect, 0.5 to 1.5 in range."""
     shown = [effect for effect in effects if effect["published"]]
     figure, axes = _axes(
-        "A changed demographic, the same PPG: effect found over effect published",
-        "share of the published effect", "", height=1.4 + 0.33 * len(shown),
+        "A changed demographic, the same PPG\n",
+        "effect found, as a share of the published one", "", height=1.4 + 0.33 * len(shown),
     )  # fmt: skip
     axes.axvspan(0.5, 1.5, color="#2a8a57", alpha=0.12, lw=0)
     axes.axvline(1, color="#2a8a57", lw=1)
@@ -353,6 +365,14 @@ def _dot(
         axes.plot([figure["low"], figure["high"]], [y, y], color=colour, lw=2, zorder=2)
     fill = "white" if open_mark else colour
     axes.plot([figure["value"]], [y], "o", color=colour, markerfacecolor=fill, ms=5, label=label, zorder=3)
+
+
+def _any(figures: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> bool:
+    return any(name in figures and figures[name]["value"] is not None for name in names)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 36)
 
 
 def _short(name: str) -> str:

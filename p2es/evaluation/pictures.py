@@ -24,15 +24,15 @@ _CAPTIONS = {
     "spectra": "Power spectra of recorded and drawn ECGs: what is drawn too smooth falls off to the right.",
     "bland_altman_median": "Bland-Altman: median of the samples against the recording. A falling cloud is a model that "
     "answers with the mean.",
-    "bland_altman_sample": "Bland-Altman: one sample against the recording. It spreads more than the median, as it must.",
-    "amplitudes": "Drawn over recorded amplitudes: a cloud along the dashed line is faithful, a round one knows only how "
+    "bland_altman_sample": "Bland-Altman: one sample against the recording. It must spread more than the median.",
+    "amplitudes": "Drawn over recorded amplitudes: a cloud along the dashed line is faithful, a round one knows how "
     "people vary, a flat one only the mean.",
     "reliability": "How often the recorded feature lies in the central 50, 80 and 90 % of the samples.",
     "pit": "Where recorded features lie among the samples (PIT): flat when the samples spread as they should.",
     "ranks": "Rank of the recorded signal among the samples, point by point.",
     "groups": "Figures by sex, age, body mass index and rhythm. Groups of fewer than 30 people are left empty.",
-    "counterfactual": "Effects of a changed demographic, found over published; in the green band they are 50 to 150 % of "
-    "the published size, red marks have the wrong sign.",
+    "counterfactual": "Effects of a changed demographic, found over published; in the green band they are 50 to 150 % "
+    "of the published size, red marks have the wrong sign.",
 }
 
 

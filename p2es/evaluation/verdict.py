@@ -87,7 +87,8 @@ def verdict(report: Mapping[str, Any], mandatory: Sequence[str] | None = None) -
 
 
 def _leak(audit: Mapping[str, Any]) -> str:
-    return str(audit.get("message") or "The leakage audit raised: the model knows intervals that no pulse tells.")
+    message = str(audit.get("message") or "the leakage audit raised: the model knows intervals that no pulse tells")
+    return f"{message[0].upper()}{message[1:].rstrip('.')}."
 
 
 def _audited(audit: Mapping[str, Any]) -> bool:
