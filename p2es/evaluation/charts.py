@@ -249,8 +249,9 @@ def groups(fairness: Mapping[str, Any], figures: Mapping[str, Any], names: Seque
         labels = [f"{_GROUPS.get(group, group)} {level}, {parts['n']} people" for group, level, parts in levels]
         axes.set_yticks([-y for y in range(len(levels))], labels if k == 0 else [], fontsize=8)
         axes.set_ylim(0.6 - len(levels), 0.6)
-        for y in np.flatnonzero([a[0] != b[0] for a, b in zip(levels[1:], levels, strict=False)]):
-            axes.axhline(-y - 0.5, color="#dddddd", lw=0.8)
+        for y in range(1, len(levels)):
+            if levels[y][0] != levels[y - 1][0]:
+                axes.axhline(0.5 - y, color="#dddddd", lw=0.8)
         axes.set_title(_wrapped(BY_NAME[name].label), fontsize=8, loc="left")
         axes.set_xlabel(BY_NAME[name].unit, fontsize=8)
         axes.locator_params(axis="x", nbins=4)
@@ -334,10 +335,9 @@ def counterfactuals(effects: Sequence[Mapping[str, Any]]) -> "Figure":
     labels = []
     for y, effect in enumerate(shown):
         found, published, feature = effect["found"], effect["published"], effect["feature"]
-        ends = [None if found[key] is None else found[key] / published for key in ("value", "low", "high")]
-        low, high = sorted(ends[1:], key=float) if None not in ends else (None, None)
-        colour = _MODEL if effect["right_sign"] else _WARN
-        _dot(axes, {"value": ends[0], "low": low, "high": high}, -y, colour)
+        share = {key: None if found[key] is None else found[key] / published for key in ("value", "low", "high")}
+        # The line between the ends is the same whichever way a negative effect turns them.
+        _dot(axes, share, -y, _MODEL if effect["right_sign"] else _WARN)
         name = _FEATURES[feature].label if feature in _FEATURES else "T amplitude"
         labels.append(f"{effect['change']}: {name} {published:+g} {effect['unit']}")
     axes.set_yticks([-y for y in range(len(shown))], labels, fontsize=8)

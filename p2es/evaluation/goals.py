@@ -24,7 +24,6 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "within ±": lambda measured, threshold: abs(measured) <= threshold,
 }
-_WORST_END = {"<=": max, "<": max, ">=": min, ">": min, "within ±": lambda ends: max(ends, key=abs)}
 _LEAST_RATIO = 1e-3
 _GROUPS = ("sex", "age", "bmi", "rhythm")
 
@@ -481,8 +480,7 @@ def _compare(report: Mapping[str, Any], condition: Condition, threshold: float) 
     met = measured is not None and holds(measured, threshold)
     # A condition on an end of an interval asks for sureness itself.
     on_end = condition.figure.endswith(("/low", "/high"))
-    ends = [end for end in (low, high) if end is not None and not on_end] or [measured]
-    worst = _WORST_END.get(condition.op, lambda _: measured)(ends) if measured is not None else None
+    ends = [end for end in (low, high) if end is not None and not on_end]
     return {
         "label": condition.label,
         "figure": condition.figure,
@@ -492,7 +490,7 @@ def _compare(report: Mapping[str, Any], condition: Condition, threshold: float) 
         "op": condition.op,
         "threshold": threshold,
         "met": met,
-        "sure": met and worst is not None and holds(worst, threshold),
+        "sure": met and all(holds(end, threshold) for end in ends),
     }
 
 
