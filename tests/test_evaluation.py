@@ -8,21 +8,22 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
+from windowed import batch_of_ecgs, drawn
 
-from p2es.bands import median_mv
 from p2es.errors import DatasetError
 from p2es.evaluation import charts
 from p2es.evaluation.beats import constant_lag, f1_score, interval_error_s, match
 from p2es.evaluation.controls import other_person
 from p2es.evaluation.goals import GOALS, judge
-from p2es.evaluation.measure import ROW_SCHEMA, correlations, crps_mv, measure
+from p2es.evaluation.measure import ROW_SCHEMA, measure
 from p2es.evaluation.metrics import METRICS
+from p2es.evaluation.probabilistic import fair_crps
 from p2es.evaluation.report import Picture, Source, compose, render_html, write_html
 from p2es.evaluation.summary import summarise
+from p2es.evaluation.waveform import correlations
 from p2es.leads import LEADS, lift
 from p2es.plot import png
-from p2es.translator import Translation
-from p2es.windows import ECG_SAMPLES, FS_HZ, PPG_SAMPLES, WindowBatch
+from p2es.windows import ECG_SAMPLES, FS_HZ
 
 GAINS = np.array([0.8, 1.2, -0.6, -0.3, 0.7, 1.5, 1.4, 1.0])
 
@@ -41,31 +42,8 @@ def ecg_of(beats_s, gain=1.0):
     return (gain * lift(GAINS[:, None] * wave)).astype(np.float32)
 
 
-def truth_of(ecgs, masks=None, persons=None):
-    n = len(ecgs)
-    mask = np.ones((n, 12), bool) if masks is None else np.array(masks)
-    return WindowBatch(
-        ecg_mv=np.where(mask[..., None], np.array(ecgs, np.float32), np.float32(0)),
-        lead_mask=mask,
-        ppg=np.zeros((n, 1, PPG_SAMPLES), np.float32),
-        ppg_mask=np.ones((n, PPG_SAMPLES), bool),
-        people=np.full((n, 4), np.nan),
-        delay_s=np.zeros(n, np.float32),
-        delay_confidence=np.zeros(n, np.float32),
-        person=np.array(persons if persons is not None else [f"p{k}" for k in range(n)]),
-        window_id=np.array([f"w{k}" for k in range(n)]),
-        recording=np.array([f"r{k}" for k in range(n)]),
-    )
-
-
-def drawn(ecg, band=None):
-    draws = np.asarray(ecg, np.float32)
-    draws = draws[None] if draws.ndim == 2 else draws
-    return Translation(draws, median_mv(draws), band, 1.0, "regular", 70.0)
-
-
 def row_of(truth_mv, translation, mask=None):
-    batch = truth_of([truth_mv], None if mask is None else [mask])
+    batch = batch_of_ecgs([truth_mv], None if mask is None else [mask])
     return measure(batch, [translation], system="model").to_pylist()[0]
 
 
@@ -212,9 +190,9 @@ def test_fair_crps_agrees_with_its_definition_and_with_the_gaussian():
     rng = np.random.default_rng(14)
     truth, draws = rng.normal(size=(12, 40)), rng.normal(size=(7, 12, 40))
     apart = np.abs(draws[:, None] - draws[None]).sum(axis=(0, 1)) / (2 * 7 * 6)
-    assert crps_mv(truth, draws) == pytest.approx((np.abs(draws - truth).mean(axis=0) - apart).mean())
+    assert fair_crps(truth, draws).mean() == pytest.approx((np.abs(draws - truth).mean(axis=0) - apart).mean())
     truth, draws = rng.normal(size=(12, 5000)), rng.normal(size=(20, 12, 5000))
-    assert crps_mv(truth, draws) == pytest.approx(1 / np.sqrt(np.pi), rel=0.01)
+    assert fair_crps(truth, draws).mean() == pytest.approx(1 / np.sqrt(np.pi), rel=0.01)
 
 
 def test_ranks_are_flat_and_bands_cover_when_the_spread_is_right():
@@ -422,12 +400,12 @@ def measured():
     rng = np.random.default_rng(20)
     tables = []
     beats = [irregular_beats(rng) for _ in range(8)]
-    truth = truth_of([ecg_of(b) for b in beats], persons=[f"p{k // 2}" for k in range(8)])
+    truth = batch_of_ecgs([ecg_of(b) for b in beats], persons=[f"p{k // 2}" for k in range(8)])
     shuffled = beats[2:] + beats[:2]
-    for system, source in (("model", beats), ("shuffled_ppg", shuffled), ("template", beats)):
+    for system, source, samples in (("model", beats, 20), ("shuffled_ppg", shuffled, 4), ("template", beats, 4)):
         translations = []
         for b in source:
-            draws = np.stack([ecg_of(b + rng.normal(0, 0.01), gain=rng.normal(1, 0.1)) for _ in range(20)])
+            draws = np.stack([ecg_of(b + rng.normal(0, 0.01), gain=rng.normal(1, 0.1)) for _ in range(samples)])
             band = np.quantile(draws, (0.05, 0.95), axis=0).astype(np.float32)
             translations.append(drawn(draws, band))
         tables.append(measure(truth, translations, system=system))

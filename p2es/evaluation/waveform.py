@@ -55,8 +55,8 @@ def correlations(truth: Array, drawn: Array) -> Floats:
     """Give Pearson's r of each lead of (lead, time): NaN where the recorded is flat, 0 where the drawn is.
 
     A drawn flat line tells nothing and scores so; leaving it out would favour a system that goes flat where it is
-    unsure. Blind to gain and offset; and high for any ECG with its beats in the right places (a template for all
-    people, 10 ms off, scores .83), so it proves nothing of the person.
+    unsure. Blind to gain and offset; and high for any ECG with its beats in the right places: one template for all
+    people scores .80 at the true beats, .68 with a jitter of 10 ms (40 simulated people), so r proves nothing of one.
     """
     x = truth - truth.mean(axis=-1, keepdims=True, dtype=np.float64)
     y = drawn - drawn.mean(axis=-1, keepdims=True, dtype=np.float64)
