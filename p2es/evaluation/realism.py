@@ -55,8 +55,8 @@ def realism(rows: pa.Table, bank: pa.Table, *, bootstrap: int, seed: int) -> dic
     """Hold sample 0 of each system against the recordings, as two populations.
 
     Beats are those of `real_encoding` and `drawn_encoding`, in mV, with the scalar features beside them (angles as sine
-    and cosine), every column divided by its SD in the bank. What either of a window's two ECGs lacks is left out of both
-    and takes the bank's mean.
+    and cosine), every column divided by its SD in the bank. What either of a window's two ECGs lacks is left out
+    of both and takes the bank's mean.
 
     Parameters
     ----------
