@@ -35,9 +35,9 @@ def leakage_audit(
     """Compare a system's posterior medians with a regression on demographics and heart rate.
 
     Skill is ``1 - MAE / MAE of the regression`` over the windows that both have, errors averaged within people, then
-    over people; angles are wrapped. The audit is raised where a skill is above 0.20 and surely above 0: by Student's t of
-    the people's differences in error, one-sided at 0.025 over the number of features. Bootstrap intervals of 12 people
-    are too narrow: by them, noise as large as the regression's error alarmed in 11 of 100 seeds, by t in 4.
+    over people; angles are wrapped. The audit is raised where a skill is above 0.20 and surely above 0: by Student's t
+    of the people's differences in error, one-sided at 0.025 over the number of features. Bootstrap intervals of 12
+    people are too narrow: by them, noise as large as the regression's error alarmed in 11 of 100 seeds, by t in 4.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def leakage_audit(
 
 
 def _errors(mine: pa.Table, theirs: pa.Table, feature: Feature, people: People) -> Array:
-    """Give the mean absolute error of each person, ours and the regression's, over the windows both have, (person, 2)."""
+    """Give each person's mean absolute error, ours and the regression's, over the windows both have, (person, 2)."""
     real = scalars(mine, f"real_{feature.name}")
     medians = (scalars(part, f"median_{feature.name}") for part in (mine, theirs))
     errors = np.stack([np.abs(difference(real, median, circular=feature.circular)) for median in medians], axis=1)
