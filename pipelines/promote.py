@@ -1,7 +1,7 @@
 """Register a version, take it through the recipe's gate, make it champion; and back."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from p2es.errors import ModelError
 from p2es.evaluation.goals import judge
+from p2es.evaluation.verdict import verdict
 from p2es_platform.gate import Check, decide
 from p2es_platform.registry import Registry
 from p2es_platform.settings import Settings
@@ -131,34 +132,68 @@ def _champion_report(registry: Registry) -> tuple[dict[str, Any] | None, str | N
 
 
 def card(report: Mapping[str, Any]) -> str:
-    """Write the model card of a version: its figures beside its controls, and which goals it meets."""
-    data, figures = report["dataset"], report["figures"]
-    controls: Mapping[str, Mapping[str, Any]] = report["controls"]
+    """Write the model card of a version: verdict first, its figures beside its controls, the goals and their claims."""
+    found = verdict(report)
+    return "\n".join(
+        [
+            f"# P2Es, recipe {report.get('recipe')}",
+            "",
+            "Everything it draws is **SYNTHETIC**: no recording, and not for diagnosis. A PPG tells rate, rhythm and",
+            "pulse timing; it does not tell bundle branch blocks, axis, ST or infarct sites.",
+            "",
+            *_verdict_lines(found),
+            "",
+            *_measured_lines(report),
+            "",
+            *_figure_lines(report),
+            "",
+            *_goal_lines(report, found["claims"]),
+            "",
+        ]
+    )
+
+
+def _verdict_lines(found: Mapping[str, Any]) -> list[str]:
+    gate = "passed" if found["passed"] else "not passed"
+    lines = ["## Verdict", "", f"**{found['headline']}** Gate of the recipe: {gate}.", ""]
+    lines += [f"- {text}" for text in dict.fromkeys([*found["refusals"], *found["reasons"]])]
+    return [*lines, "", f"May be claimed: {', '.join(found['claims']) or 'nothing'}."]
+
+
+def _measured_lines(report: Mapping[str, Any]) -> list[str]:
+    data = report["dataset"]
     people = "simulated people" if data.get("simulated") else "people"
-    lines = [
-        f"# P2Es, recipe {report.get('recipe')}",
-        "",
-        "Everything it draws is **SYNTHETIC**: no recording, and not for diagnosis. A PPG tells rate, rhythm and",
-        "pulse timing; it does not tell bundle branch blocks, axis, ST or infarct sites.",
+    simulated = ["Nothing is shown for real people."] if data.get("simulated") else []
+    return [
+        "## Figures",
         "",
         f"Measured on {data.get('windows')} windows of {data.get('people')} {people} it never saw "
-        f"({data.get('split')} split of dataset {str(data.get('hash'))[:12]}).",
-        "",
-        "| figure | " + " | ".join(["model", *controls]) + " |",
-        "|" + "---|" * (len(controls) + 2),
+        f"({data.get('split')} split of dataset {str(data.get('hash'))[:12]}); 95 % intervals over people.",
+        *simulated,
     ]
+
+
+def _figure_lines(report: Mapping[str, Any]) -> list[str]:
+    figures, controls = report["figures"], report["controls"]
+    columns = ["model", *controls]
+    lines = ["| figure | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     for name in figures:
         shown = [_figure(system.get(name)) for system in (figures, *controls.values())]
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    lines += ["", "| goal | met | claim |", "|---|---|---|"]
+    return lines
+
+
+def _goal_lines(report: Mapping[str, Any], claims: Sequence[str]) -> list[str]:
+    lines = ["## Goals", "", "| goal | result | may be claimed | what |", "|---|---|---|---|"]
     for goal in judge(report):
-        lines.append(f"| {goal['name']} | {'yes' if goal['passed'] else 'NO'} | {goal['claim']} |")
-    return "\n".join([*lines, ""])
+        claimed = "yes" if goal["name"] in claims else "no"
+        lines.append(f"| {goal['name']} | {goal['status']} | {claimed} | {goal['claim']} |")
+    return lines
 
 
 def _figure(figure: Mapping[str, Any] | None) -> str:
     if not figure or figure.get("value") is None:
         return "-"
     low, high = figure.get("low"), figure.get("high")
-    interval = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
+    interval = "" if low is None or high is None or low == high else f" [{low:.3g}, {high:.3g}]"
     return f"{figure['value']:.3g}{interval} {figure.get('unit') or ''}".strip()

@@ -129,6 +129,7 @@ def central_interval(draws: Array, share: float) -> tuple[Array, Array]:
 
     Weibull's position: of K samples of the right law it holds the truth with probability `share`, from K = 19 on for
     90 %. The usual position, p (K - 1), holds it in .86 with K = 20 and would call every honest system overconfident.
+    The price is width: with K = 20 it is 12 % wider than the law's own interval, if normal.
 
     Parameters
     ----------

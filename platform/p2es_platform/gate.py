@@ -7,9 +7,18 @@ from typing import Any
 
 from p2es.errors import ConfigError, ModelError
 from p2es.evaluation.goals import GOALS
+from p2es.evaluation.report import VERSION
+from p2es.evaluation.verdict import verdict
 
 FOLLOWS_PULSE = "r_f1_50ms_lag: model - shuffled_ppg"
 """The contrast by which two versions are compared: what the model gains by listening to the right pulse."""
+
+
+_STOPS = {
+    "stopped": "No leak is suspected: intervals and axis are not known better than a pulse tells",
+    "memorised": "It gives away no training ECG and none of who was trained on",
+}
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,9 @@ def decide(
     """Decide whether the model of a report may become champion.
 
     Nothing passes by not being measured: a mandatory goal that was not judged, or whose figure is not finite,
-    is missed.
+    is missed. No recipe lets through a version that its report's verdict stops for a suspected leak or finds to give
+    away its training people. The verdict is computed again from the figures; one that the report itself holds can only
+    add to it. What else it refuses (`refusals`) is noted, and left to the recipe.
 
     Parameters
     ----------
@@ -99,6 +110,7 @@ def decide(
     compared, note, against_champion = _compare(report, champion)
     checks = (
         *_goal_checks(mandatory, goals),
+        *_verdict_checks(report),
         _finite_check(report),
         *([_model_check(report, sha256)] if sha256 is not None else []),
         *against_champion,
@@ -117,9 +129,9 @@ def _require_names(mandatory: Sequence[str]) -> None:
 
 
 def _require_report(report: Mapping[str, Any]) -> None:
-    if report.get("format") != "p2es-report" or report.get("version") != 1:
-        raise ModelError("this is no evaluation report of version 1: run `p2es evaluate` again")
-    for part in ("dataset", "model", "figures", "controls", "contrasts"):
+    if report.get("format") != "p2es-report" or report.get("version") != VERSION:
+        raise ModelError(f"this is no evaluation report of version {VERSION}: run `p2es evaluate` again")
+    for part in ("dataset", "model", "figures", "controls", "contrasts", "verdict"):
         if not isinstance(report.get(part), Mapping):
             raise ModelError(f"the evaluation report lacks {part!r}: run `p2es evaluate` again")
 
@@ -144,18 +156,36 @@ def _measured(row: Mapping[str, Any]) -> str:
     return f"{value:.4g}{asked}"
 
 
+def _verdict_checks(report: Mapping[str, Any]) -> Iterator[Check]:
+    """Check what stops a version in every recipe; and note, without asking for it, what the verdict refuses."""
+    found, told = verdict(report), report["verdict"]
+    for name, claim in _STOPS.items():
+        # Only a literal False of both clears it: a verdict that does not say is no clearance.
+        clear = found[name] is False and told.get(name) is False
+        reason = next(iter(found["refusals"]), "") if found[name] else "the report's own verdict does not clear it"
+        yield Check(name, claim, "clear" if clear else reason, clear, True)
+    refusals = " ".join(found["refusals"])
+    yield Check("verdict", "The verdict refuses nothing", refusals or found["headline"], not refusals, False)
+
+
 def _finite_check(report: Mapping[str, Any]) -> Check:
     """Refuse figures that are NaN or infinite; null says not measured, and is left to the goals."""
-    bad = [
-        f"{name}.{key}"
-        for part in ("figures", "contrasts")
-        for name, figure in report[part].items()
-        if isinstance(figure, Mapping)
-        for key in ("value", "low", "high")
-        if _not_finite(figure.get(key))
-    ]
+    bad = list(_infinite({key: value for key, value in report.items() if key != "goals"}, ""))
     claim = "Every figure of the report is a finite number"
-    return Check("figures", claim, "not finite: " + ", ".join(bad) if bad else "all finite", not bad, True)
+    shown = ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+    return Check("figures", claim, f"not finite: {shown}" if bad else "all finite", not bad, True)
+
+
+def _infinite(value: Any, path: str) -> Iterator[str]:
+    """Name what is NaN or infinite, wherever in the report it stands."""
+    if _not_finite(value):
+        yield path
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _infinite(inner, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for k, inner in enumerate(value):
+            yield from _infinite(inner, f"{path}.{k}")
 
 
 def _model_check(report: Mapping[str, Any], sha256: str) -> Check:
@@ -172,6 +202,8 @@ def _compare(report: Mapping[str, Any], champion: Mapping[str, Any] | None) -> t
     """
     if champion is None:
         return False, "no champion yet: not compared", ()
+    if champion.get("version") != report.get("version"):
+        return False, f"the champion's report is of version {champion.get('version')}: not compared", ()
     if champion["model"].get("sha256") == report["model"].get("sha256"):
         return False, "this model is the champion: not compared", ()
     same = ("hash", "split", "windows")
