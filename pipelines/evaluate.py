@@ -5,8 +5,10 @@ never aligned by the test ECG.
 """
 
 import json
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from p2es.baselines.intervals import IntervalRegression
-from p2es.evaluation.delineator_check import delineator_check
 
 from p2es import plot
+from p2es.baselines.intervals import IntervalRegression
 from p2es.errors import ConfigError, DatasetError
-from p2es.evaluation import charts
+from p2es.evaluation import pictures as charts
+from p2es.evaluation.delineator_check import delineator_check
 from p2es.evaluation.exchange import Answers, translation_of
 from p2es.evaluation.report import Picture, Source, compose, render_html
 from p2es.model import P2Es, spread_over_people
@@ -156,6 +158,9 @@ def run(
         settings=_settings_shown(recipe),
         refused=measured.refused,
         left_out=plan.left_out,
+        versions=_versions(),
+        hashes=_hashes(candidate, plan, bank),
+        simulator=str(SIMULATOR_VERSION) if plan.simulated else "",
     )
     report = compose(
         rows,
@@ -164,9 +169,9 @@ def run(
         mandatory=recipe.gate.mandatory,
         bootstrap=recipe.evaluate.bootstrap,
         seed=recipe.evaluate.seed,
-        extra={"delineator": delineator_check(_CHECKED_PEOPLE, recipe.evaluate.seed)},
+        extra={"delineator_check": delineator_check(_CHECKED_PEOPLE, recipe.evaluate.seed)},
     )
-    pictures = [*_examples(plan.trials[0], mine, candidate, drawing, recipe), *charts.pictures(report, rows, bank)]
+    pictures = [*_examples(plan.trials[0], mine, candidate, drawing, recipe), *charts.draw(report, rows)]
     _write(folder, report, rows, pictures)
     return EvaluateResult(report, report_json, report_html, reused=False)
 
@@ -249,8 +254,23 @@ def _settings_shown(recipe: Recipe) -> dict[str, Any]:
         "network evaluations a sample": recipe.serve.evaluations,
         "bootstrap draws over people": config.bootstrap,
         "seed": config.seed,
-        "simulator": SIMULATOR_VERSION,
     }
+
+
+def _versions() -> dict[str, str]:
+    """Say what measured, so that a figure can be made again."""
+    packages = ("p2es", "torch", "numpy", "scipy", "scikit-learn", "ray")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+
+
+def _hashes(candidate: Candidate, plan: _Plan, bank: pa.Table) -> dict[str, str]:
+    """Name the windows that were measured on, and those that yardsticks and comparisons know."""
+    found = {
+        "test windows": fingerprint(sorted(plan.trials[0].truth.window_id.tolist())),
+        "training windows described": fingerprint(sorted(bank["window_id"].to_pylist())),
+        "training split": fingerprint(sorted(plan.train.rest.window_id.tolist())),
+    }
+    return found | ({} if candidate.answers is None else {"predictions": candidate.answers.sha256})
 
 
 def _examples(trial: Trial, mine: pa.Table, candidate: Candidate, drawing: Drawing, recipe: Recipe) -> list[Picture]:
@@ -260,7 +280,7 @@ def _examples(trial: Trial, mine: pa.Table, candidate: Candidate, drawing: Drawi
     order = finite[np.argsort(error[finite], kind="stable")]
     if order.size == 0:
         return []
-    chosen = {"median": order[len(order) // 2]}
+    chosen = {"ecg": order[len(order) // 2]}
     chosen |= {f"worst_{k + 1}": row for k, row in enumerate(order[::-1][:_WORST])}
     ids = mine["window_id"].to_pylist()
     pictures = []
@@ -283,7 +303,7 @@ def _drawn_again(
 
 def _paper(name: str, error_mv: float, window: WindowBatch, drawn: Translation) -> list[Picture]:
     recorded = np.where(window.lead_mask[0][:, None], window.ecg_mv[0], np.float32(np.nan))
-    which = "the window of median error" if name == "median" else f"worst case {name.removeprefix('worst_')}"
+    which = "the window of median error" if name == "ecg" else f"worst case {name.removeprefix('worst_')}"
     rank = f"{which}, {error_mv:.2f} mV"
     inputs: dict[str, Any] = {"band_mv": drawn.band_mv, "ppg": window.ppg[0]}
     whole = plot.paper_ecg(
@@ -291,8 +311,8 @@ def _paper(name: str, error_mv: float, window: WindowBatch, drawn: Translation) 
     )
     lead = plot.lead_comparison(drawn.ecg_mv[0], recorded, title=f"Lead II: {rank}", **inputs)
     return [
-        Picture(f"ecg_{name}", f"One sample with the 90 % band, and the recording: {rank}.", plot.png(whole)),
-        Picture(f"lead_ii_{name}", f"Lead II as recorded and as generated: {rank}.", plot.png(lead)),
+        Picture(name, f"One sample with the 90 % band, and the recording: {rank}.", plot.png(whole)),
+        Picture(f"{name}_lead_ii", f"Lead II as recorded and as generated: {rank}.", plot.png(lead)),
     ]
 
 
