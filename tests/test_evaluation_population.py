@@ -624,3 +624,13 @@ def test_the_audit_says_when_it_could_not_run():
     assert found["raised"] is False
     assert "could not run" in found["message"]
     assert found["skills"]["pr_ms"]["value"] is None
+    assert "could not run" in leakage_audit(rows.slice(0, 1), **QUICK)["message"]
+
+
+def test_rows_without_the_system_have_no_figures():
+    rows = table(["a"], "template")
+    found = fairness(rows, metrics=["rmse_mv_sample"], **QUICK)
+    assert found["sex"]["levels"]["female"] == {"n": 0, "rmse_mv_sample": None}
+    none = rows.slice(0, 0)
+    for figures in (agreement, morphology, rhythm_agreement, calibration):
+        assert figures(none, **QUICK) == {}
