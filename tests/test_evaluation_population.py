@@ -298,6 +298,16 @@ def test_st_quantiles_false_elevation_and_classes_by_hand():
     assert found["kappa"]["value"] == pytest.approx(expected)
 
 
+def test_quantiles_of_st_error_are_those_of_numpy_over_windows_and_leads():
+    real, drawn = rng_of(4).normal(0, 0.1, (2, 101, 12))
+    drawn[:, LEADS.index("V6")] = np.nan
+    rows = lead_rows(real, drawn, real_st_filtered_mv=real, drawn_st_filtered_mv=drawn)
+    found = morphology(rows, **QUICK)["model"]["st_filtered"]
+    error = np.abs(drawn - real)[:, :-1]
+    assert found["median_abs_mv"]["value"] == pytest.approx(np.quantile(error, 0.5), rel=0.01)
+    assert found["p95_abs_mv"]["value"] == pytest.approx(np.quantile(error, 0.95), rel=0.01)
+
+
 def test_polarity_counts_what_was_not_found_as_wrong():
     n = 50
     real = np.ones((n, 12))
@@ -403,11 +413,12 @@ def test_coverage_width_and_crps_of_a_known_law(feature, centre):
 
 
 def test_a_window_needs_twenty_samples_and_half_of_them_found():
-    draws = np.full((3, 40), np.nan)
-    draws[0, :20], draws[1, :19], draws[2] = 1.0, 1.0, 1.0
-    found = calibration(table(people_names(3), real_pr_ms=[1.0] * 3, draws_pr_ms=draws), **QUICK)
-    assert found["model"]["pr_ms"]["windows"] == 2
-    assert set(found["model"]) == {"pr_ms"}
+    for samples, found, counts in ((20, 20, True), (20, 19, False), (60, 30, True), (60, 29, False)):
+        draws = np.ones((2, samples))
+        draws[0, found:] = np.nan
+        figures = calibration(table(people_names(2), real_pr_ms=[1.0] * 2, draws_pr_ms=draws), **QUICK)
+        assert figures["model"]["pr_ms"]["windows"] == 1 + counts, (samples, found)
+        assert set(figures["model"]) == {"pr_ms"}
     few = table(people_names(3), real_pr_ms=[1.0] * 3, draws_pr_ms=np.ones((3, 4)))
     assert calibration(few, **QUICK) == {}
 
@@ -613,3 +624,13 @@ def test_the_audit_says_when_it_could_not_run():
     assert found["raised"] is False
     assert "could not run" in found["message"]
     assert found["skills"]["pr_ms"]["value"] is None
+    assert "could not run" in leakage_audit(rows.slice(0, 1), **QUICK)["message"]
+
+
+def test_rows_without_the_system_have_no_figures():
+    rows = table(["a"], "template")
+    found = fairness(rows, metrics=["rmse_mv_sample"], **QUICK)
+    assert found["sex"]["levels"]["female"] == {"n": 0, "rmse_mv_sample": None}
+    none = rows.slice(0, 0)
+    for figures in (agreement, morphology, rhythm_agreement, calibration):
+        assert figures(none, **QUICK) == {}

@@ -7,7 +7,7 @@ from p2es.errors import InputError
 from p2es.evaluation.bootstrap import People
 from p2es.evaluation.encoding import Space, dimensions
 from p2es.evaluation.memorisation import aligned_correlation, memorisation
-from p2es.evaluation.realism import c2st, frechet, kernel_distance, neighbourhoods, realism
+from p2es.evaluation.realism import _spread, c2st, frechet, kernel_distance, neighbourhoods, realism
 
 QUICK = {"bootstrap": 200, "seed": 0}
 
@@ -102,6 +102,14 @@ def test_frechet_has_as_many_windows_as_the_bank_and_none_with_few():
         assert found["frechet_feature"] is None
         assert found["frechet_waveform"] is None
         assert found["precision"]["value"] is not None
+
+
+def test_rows_are_chosen_one_of_each_person_before_a_second_of_any():
+    person = np.array(["a"] * 50 + ["b"] * 3 + ["c"])
+    for seed in range(5):
+        chosen = person[_spread(person, 7, rng_of(seed))]
+        assert sorted(chosen) == ["a"] * 3 + ["b"] * 3 + ["c"]
+        assert len(set(chosen[:3])) == 3
 
 
 # --- KID ---

@@ -6,6 +6,7 @@ that everything that is made of means (SD, slopes, kappa) is one matrix product,
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,9 @@ class People:
             The mean of each bootstrap draw.
         """
         good = np.isfinite(means)
-        filled = np.where(good, means, 0.0).reshape(self.number, -1)
-        weight = good.reshape(self.number, -1).astype(np.float64)
+        flat = (self.number, prod(means.shape[1:]))
+        filled = np.where(good, means, 0.0).reshape(flat)
+        weight = good.reshape(flat).astype(np.float64)
         everyone = np.concatenate([np.ones((1, self.number)), self.counts])
         with np.errstate(invalid="ignore", divide="ignore"):
             result = ((everyone @ filled) / (everyone @ weight)).reshape(-1, *means.shape[1:])
