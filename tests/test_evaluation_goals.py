@@ -176,24 +176,29 @@ def test_a_goal_is_surely_met_only_at_the_worse_end_of_its_interval():
 
 def test_demographics_are_used_in_either_of_two_ways():
     goal, told = BY_NAME["uses_demographics"], "feature_crps: model - shuffled_demographics"
-    by_effect = {"counterfactual": effects()}
-    by_gain = {"contrasts": {told: {"value": -0.05, "low": -0.08, "high": -0.02}}}
-    no_gain = {"contrasts": {told: {"value": -0.01, "low": -0.04, "high": 0.02}}}
-    none = {
+    published = {"counterfactual": effects()}
+    other = {"counterfactual": [dict(effect, right_sign=False) for effect in effects()]}
+    idle = {
         "counterfactual": [dict(e, found={"value": 0.0, "low": 0.0, "high": 0.0}, right_sign=False) for e in effects()]
     }
-    status = {
-        name: judge(report, [goal])[0]["status"]
-        for name, report in {
-            "effect": by_effect, "gain": by_gain, "gain, no effect": none | by_gain,
-            "effect, no gain": by_effect | no_gain,
-            "neither": none | no_gain, "no gain": no_gain, "no effect": none, "nothing": {},
-        }.items()
-    }  # fmt: skip
-    assert {name for name, found in status.items() if found == "met"} == {
-        "effect", "gain", "gain, no effect", "effect, no gain",
-    }  # fmt: skip
-    assert {name for name, found in status.items() if found == "not measured"} == {"nothing"}
+    gain = {"contrasts": {told: {"value": -0.05, "low": -0.08, "high": -0.02}}}
+    none = {"contrasts": {told: {"value": -0.01, "low": -0.04, "high": 0.02}}}
+    cases = {
+        "published effects": (published, "met"),
+        "published effects, no gain": (published | none, "met"),
+        "gain": (gain, "met"),
+        "gain, other effects": (gain | other, "met"),
+        # A gain of what no change moves is chance.
+        "gain, no effect": (gain | idle, "missed"),
+        "other effects": (other, "missed"),
+        "other effects, no gain": (other | none, "missed"),
+        "no effect, no gain": (idle | none, "missed"),
+        "no gain": (none, "missed"),
+        "nothing": ({}, "not measured"),
+    }
+    assert {name: judge(report, [goal])[0]["status"] for name, (report, _) in cases.items()} == {
+        name: status for name, (_, status) in cases.items()
+    }
 
 
 def test_an_effect_that_must_be_nothing_is_no_use_of_demographics():

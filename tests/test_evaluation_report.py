@@ -50,7 +50,7 @@ def composed(rows, bank, **changes):
 @functools.cache
 def model(name):
     """Give the rows and the report of a model, sound or bad."""
-    options = {"people": 20, "yardsticks": ()} | (BAD | {"sound": {"yardsticks": ("template", "regression")}})[name]
+    options = {"people": 16, "yardsticks": ()} | (BAD | {"sound": {"yardsticks": ("template", "regression")}})[name]
     rows, bank = evaluation_rows.build(**options)
     return rows, composed(rows, bank)
 
@@ -265,6 +265,17 @@ def test_refusals_and_missed_mandatory_goals_stand_before_the_goals():
         assert text.replace("'", "&#39;") in top
     report["verdict"] = verdict(report, ["finite"])
     assert "Gate of the recipe: passed" in render_html(report, [])
+
+
+def test_the_page_says_how_much_of_the_gain_is_rate_and_rhythm_alone(sound):
+    report = copy.deepcopy(sound[1])
+    of = {"model": report["figures"], **report["controls"]}
+    for system, f1 in (("model", 0.9), ("warped_ppg", 0.7), ("shuffled_ppg", 0.4)):
+        of[system]["r_f1_50ms_lag"] = {"value": f1, "low": None, "high": None}
+        of[system]["rmse_mv_sample_lag"] = of[system]["beat_rmse_mv_sample"] = {"value": 0.2, "low": None, "high": None}
+    told = re.search(r"Rate and rhythm alone are [^<]*", render_html(report, [])).group()
+    assert told.endswith(f"{BY_NAME['r_f1_50ms_lag'].label} 60 %.")
+    assert "RMSE" not in told, "no share of a gain of nothing"
 
 
 def test_pictures_stand_where_their_names_say(sound):
