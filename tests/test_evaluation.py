@@ -1,7 +1,4 @@
-import base64
 import json
-import re
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -11,18 +8,15 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from windowed import batch_of_ecgs, drawn
 
 from p2es.errors import DatasetError
-from p2es.evaluation import charts
 from p2es.evaluation.beats import constant_lag, f1_score, interval_error_s, match
 from p2es.evaluation.controls import other_person
-from p2es.evaluation.goals import GOALS, judge
 from p2es.evaluation.measure import ROW_SCHEMA, measure
 from p2es.evaluation.metrics import METRICS
 from p2es.evaluation.probabilistic import fair_crps
-from p2es.evaluation.report import Picture, Source, compose, render_html, write_html
+from p2es.evaluation.report import Source, compose
 from p2es.evaluation.summary import summarise
 from p2es.evaluation.waveform import correlations
 from p2es.leads import LEADS, lift
-from p2es.plot import png
 from p2es.windows import ECG_SAMPLES, FS_HZ
 
 GAINS = np.array([0.8, 1.2, -0.6, -0.3, 0.7, 1.5, 1.4, 1.0])
@@ -304,97 +298,6 @@ def test_one_person_cannot_be_shuffled():
         other_person(np.array(["a", "a", "b"]), 0)
 
 
-def figure(value, low=None, high=None):
-    return {
-        "value": value,
-        "low": value if low is None else low,
-        "high": value if high is None else high,
-        "n": 9,
-    }
-
-
-def good_report():
-    figures = {metric.name: figure(0.0) for metric in METRICS}
-    figures |= {name: figure(1.0) for name in ("finite_share", "r_f1_50ms_lag", "r_f1_150ms_lag")}
-    figures |= {"correlation_sample_lag": figure(0.9), "coverage_90": figure(0.9), "lead_law_uv": figure(1.0)}
-    contrasts = {
-        "r_f1_50ms_lag: model - shuffled_ppg": figure(0.5, 0.4, 0.6),
-        "rmse_mv_mean: model / template": figure(0.8),
-        "crps_mv: model - template": figure(-0.1),
-        "rmse_mv_sample_lag: shuffled_ppg / model": figure(1.5, 1.3, 1.7),
-    }
-    return {
-        "recipe": "demo",
-        "dataset": {"hash": "d" * 64},
-        "model": {"sha256": "a" * 64},
-        "figures": figures,
-        "contrasts": contrasts,
-    }
-
-
-def verdicts(report):
-    return {goal["name"]: goal["passed"] for goal in judge(report)}
-
-
-def test_a_good_report_meets_every_goal_that_can_be_measured():
-    passed = verdicts(good_report())
-    missed = {name for name, ok in passed.items() if not ok}
-    assert missed == {g.name for g in GOALS if not g.conditions and not g.needs}
-    assert {"G7", "G16", "G21"} <= missed
-
-
-def test_an_empty_report_meets_no_goal():
-    assert not any(verdicts({}).values())
-
-
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "0.99", True])
-def test_what_is_not_a_number_is_missed(value):
-    report = good_report()
-    for name in report["figures"]:
-        report["figures"][name] = {"value": value, "low": value, "high": value}
-    for name in report["contrasts"]:
-        report["contrasts"][name] = {"value": value, "low": value, "high": value}
-    assert {name for name, ok in verdicts(report).items() if ok} == {"lineage"}
-
-
-@pytest.mark.parametrize(
-    ("goal", "section", "name", "bad"),
-    [
-        ("finite", "figures", "finite_share", figure(0.999)),
-        ("lead_laws", "figures", "lead_law_uv", figure(1.001)),
-        ("follows_pulse", "contrasts", "r_f1_50ms_lag: model - shuffled_ppg", figure(0.5, 0.0, 0.6)),
-        ("G3", "figures", "r_f1_150ms_lag", figure(0.98)),
-        ("G4", "figures", "r_timing_ms_lag", figure(9.0)),
-        ("G5", "contrasts", "rmse_mv_mean: model / template", figure(0.95)),
-        ("G15", "figures", "coverage_90", figure(0.97)),
-        ("G15", "contrasts", "crps_mv: model - template", figure(0.01)),
-        ("G23", "contrasts", "rmse_mv_sample_lag: shuffled_ppg / model", figure(1.3, 0.99, 1.6)),
-    ],
-)
-def test_each_goal_is_missed_when_its_figure_is_bad(goal, section, name, bad):
-    report = good_report()
-    report[section][name] = bad
-    verdict = {g["name"]: g for g in judge(report)}[goal]
-    assert not verdict["passed"]
-    assert verdict["figure"].startswith(f"{section}/{name}/")
-
-
-@pytest.mark.parametrize(("section", "key"), [("dataset", "hash"), ("model", "sha256"), (None, "recipe")])
-def test_lineage_must_be_whole(section, key):
-    report = good_report()
-    (report if section is None else report[section])[key] = " "
-    assert not verdicts(report)["lineage"]
-
-
-def test_every_goal_a_recipe_asks_for_exists():
-    from pipelines.recipes import RECIPES
-
-    known = {goal.name for goal in GOALS}
-    assert len(known) == len(GOALS)
-    for make in RECIPES.values():
-        assert set(make().gate.mandatory) <= known
-
-
 @pytest.fixture(scope="module")
 def measured():
     rng = np.random.default_rng(20)
@@ -412,62 +315,16 @@ def measured():
     return pa.concat_tables(tables)
 
 
-def report_of(rows, **changes):
-    source = Source("demo", "d" * 64, "test", True, "a" * 64, "p2es", {"run_id": "r1"}, {"samples": 20},
-                    {"model": 0}, 3)  # fmt: skip
-    source = source.__class__(**(vars(source) | changes))
-    return compose(rows, source, mandatory=("finite", "follows_pulse"), bootstrap=100, seed=0)
-
-
-def test_a_model_that_follows_the_pulse_is_told_from_its_shuffled_self(measured):
-    report = report_of(measured)
+def test_rows_of_real_measurement_tell_a_model_that_follows_the_pulse_from_its_shuffled_self(measured):
+    source = Source("demo", "d" * 64, "test", True, "a" * 64, "p2es", {"run_id": "r1"}, {}, {"model": 0}, 3)
+    report = compose(measured, None, source, mandatory=("finite", "follows_pulse"), bootstrap=100, seed=0)
     passed = {goal["name"] for goal in report["goals"] if goal["passed"]}
     assert {"finite", "lead_laws", "lineage", "follows_pulse", "G1", "G23"} <= passed
     assert report["dataset"]["people"] == 4
     assert report["dataset"]["windows"] == 8
     assert set(report["controls"]) == {"shuffled_ppg", "template"}
-
-
-def test_the_report_is_plain_json(measured):
-    report = report_of(measured)
+    assert set(report["not_measured"]) == {"realism", "memorisation", "counterfactual", "audit"}
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-
-
-def test_the_page_is_whole_and_needs_no_network(measured, tmp_path):
-    report = report_of(measured)
-    systems = {"model": report["figures"]} | report["controls"]
-    names = ("r_f1_50ms", "r_f1_50ms_lag")
-    figures = (charts.timing(measured), charts.ranks(measured), charts.lead_correlations(measured),
-               charts.comparison(systems, names))  # fmt: skip
-    pictures = [Picture(f"chart{k}", f"chart number {k}", png(figure)) for k, figure in enumerate(figures)]
-    write_html(report, pictures, tmp_path / "report.html")
-    text = (tmp_path / "report.html").read_text()
-    root = ElementTree.fromstring(text)
-    assert "SYNTHETIC" in "".join(root.itertext())
-    for metric in METRICS:
-        assert metric.label in text
-    for goal in GOALS:
-        assert goal.name in text
-    sources = [image.get("src") for image in root.iter("img")]
-    assert [base64.b64decode(src.split(",")[1]) for src in sources] == [picture.png for picture in pictures]
-    assert not re.search(r"https?://|<script|<link", text)
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_the_page_says_when_the_gate_is_missed(measured):
-    report = report_of(measured)
-    assert "All mandatory goals are met" in render_html(report, [])
-    report["mandatory"] = ["finite", "G21"]
-    page = render_html(report, [])
-    verdict = page.split("</div>")[0]
-    assert "Mandatory goals are missed" in verdict
-    assert "G21" in verdict
-
-
-def test_names_from_outside_cannot_become_markup(measured):
-    page = render_html(report_of(measured, lineage={"run": "<b>x</b>"}), [])
-    assert "<b>x</b>" not in page
-    assert "&lt;b&gt;x" in page
 
 
 def test_measuring_twice_gives_the_same(measured):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from p2es.errors import ConfigError, ModelError
 from p2es.evaluation.goals import GOALS, judge
+from p2es.evaluation.report import VERSION
 from p2es_platform.gate import FOLLOWS_PULSE, decide
 
 DEMO = ("finite", "lead_laws", "lineage", "follows_pulse")
@@ -17,7 +18,7 @@ SHA = "a" * 64
 def report(**changes):
     made = {
         "format": "p2es-report",
-        "version": 1,
+        "version": VERSION,
         "recipe": "demo",
         "dataset": {"hash": "d" * 64, "split": "test", "people": 40, "windows": 160, "simulated": True},
         "model": {"sha256": SHA},
@@ -27,6 +28,8 @@ def report(**changes):
         },
         "controls": {},
         "contrasts": {FOLLOWS_PULSE: {"value": 0.40, "low": 0.35, "high": 0.45}},
+        "audit": {"raised": False, "message": "no sign", "skills": {"pr_ms": {"value": 0.0, "low": -0.1, "high": 0.1}}},
+        "verdict": {"stopped": False, "memorised": False},
     }
     return made | changes
 
@@ -116,7 +119,7 @@ def test_a_gate_that_asks_for_an_unknown_goal_or_for_nothing_cannot_run():
         gate(report(), ())
 
 
-@pytest.mark.parametrize("broken", [{}, {"format": "p2es-report", "version": 2}, {"figures": None}])
+@pytest.mark.parametrize("broken", [{}, {"format": "p2es-report", "version": 1}, {"verdict": None}, {"figures": None}])
 def test_what_is_no_report_is_refused(broken):
     made = report() | broken if broken else {}
     with pytest.raises(ModelError, match="p2es evaluate"):
@@ -155,3 +158,61 @@ def test_the_decision_leaves_its_arguments_as_they_are():
     before = copy.deepcopy((given_report, rows))
     decide(given_report, DEMO, rows, sha256=SHA, champion=given_report)
     assert (given_report, rows) == before
+
+
+STOPS = {
+    "stopped": {"audit": {"raised": True, "message": "leakage suspected: look for shared people", "skills": {}}},
+    "memorised": {"memorisation": {"duplicates": 3, "duplicates_real": 0}},
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_leak_or_memorised_ecgs_pass_no_gate(name):
+    broken = report(**STOPS[name])
+    for mandatory in (DEMO, ("finite",)):
+        found = gate(broken, mandatory)
+        assert not found.passed
+        assert found.missed == (name,)
+    (check,) = [check for check in found.checks if check.name == name]
+    assert ("look for shared people" if name == "stopped" else "training ECGs drawn again 3") in check.measured
+
+
+@pytest.mark.parametrize("name", STOPS)
+@pytest.mark.parametrize("told", [True, None, "no", 0])
+def test_a_verdict_that_does_not_clear_a_version_stops_it_whatever_the_figures_say(name, told):
+    clear = report()["verdict"]
+    assert gate(report(verdict=clear | {name: told})).missed == (name,)
+    assert gate(report(verdict={k: v for k, v in clear.items() if k != name})).missed == (name,)
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_verdict_that_clears_what_the_figures_stop_is_not_believed(name):
+    assert gate(report(**STOPS[name], verdict={"stopped": False, "memorised": False, "passed": True})).missed == (name,)
+
+
+def test_what_the_verdict_refuses_is_noted_and_left_to_the_recipe():
+    found = gate(report())
+    (check,) = [check for check in found.checks if check.name == "verdict"]
+    assert found.passed
+    assert not check.passed
+    assert not check.mandatory
+    assert "demographics" in check.measured
+    assert gate(report(), (*DEMO, "uses_demographics")).missed == ("uses_demographics",)
+
+
+@pytest.mark.parametrize("path", [("fairness", "sex", "gaps", "x"), ("controls", "template", "x"), ("extra", "x")])
+def test_a_figure_that_is_not_finite_is_found_in_every_part(path):
+    broken = report()
+    part = broken
+    for key in path[:-1]:
+        part = part.setdefault(key, {})
+    part[path[-1]] = {"value": math.nan, "loa": [0.0, 1.0]}
+    assert gate(broken).missed == ("figures",)
+    part[path[-1]] = {"value": 1.0, "loa": [0.0, math.inf]}
+    assert gate(broken).missed == ("figures",)
+
+
+def test_an_old_champion_is_not_compared():
+    found = gate(report(), champion=report(version=1, model={"sha256": "c" * 64}, contrasts=contrast(0.9, 0.85, 0.95)))
+    assert (found.passed, found.champion_compared) == (True, False)
+    assert "version 1" in found.note

@@ -9,6 +9,7 @@ import pytest
 
 from p2es.errors import ConfigError, ModelError
 from p2es.evaluation.goals import GOALS
+from p2es.evaluation.report import VERSION
 from p2es_platform import audit, registry
 from p2es_platform.gate import FOLLOWS_PULSE, Check, GateReport
 from p2es_platform.registry import Registry, folder_sha256
@@ -313,13 +314,14 @@ def evaluated(folder: Path, follows_pulse=(0.4, 0.35, 0.45)):
     value, low, high = follows_pulse
     return {
         "format": "p2es-report",
-        "version": 1,
+        "version": VERSION,
         "recipe": "demo",
         "dataset": {"hash": "d" * 64, "split": "test", "people": 9, "windows": 40, "simulated": True},
         "model": {"sha256": folder_sha256(folder)},
         "figures": {"finite_share": {"value": 1.0}, "lead_law_uv": {"value": 0.01, "low": None, "high": None}},
         "controls": {"shuffled_ppg": {"finite_share": {"value": 1.0}}},
         "contrasts": {FOLLOWS_PULSE: {"value": value, "low": low, "high": high}},
+        "verdict": {"stopped": False, "memorised": False},
     }
 
 
@@ -375,5 +377,31 @@ def test_the_card_says_synthetic_and_shows_each_figure_and_goal(tmp_path):
     text = promote.card(report)
     assert "SYNTHETIC" in text
     assert "simulated people" in text
+    assert text.index("It is not shown that it uses demographics") < text.index("| finite_share |")
+    assert "May be claimed: finite, lead_laws, lineage, follows_pulse, G1" in text
     for name in (*report["figures"], *report["controls"], *(goal.name for goal in GOALS)):
         assert f"| {name} |" in text
+
+
+def test_the_card_of_a_leak_says_so_before_any_figure(tmp_path):
+    report = evaluated(model(tmp_path / "m", b"1"))
+    text = promote.card(report | {"audit": {"raised": True, "message": "leakage suspected: look for shared people"}})
+    assert text.index("Leakage suspected: look for shared people.") < text.index("## Figures")
+    assert "May be claimed: nothing." in text
+
+
+def test_a_stopped_report_is_registered_and_not_promoted(settings, run_id, tmp_path):
+    folder = model(tmp_path / "leak", b"1")
+    report = evaluated(folder) | {"audit": {"raised": True, "message": "leakage suspected: look for shared people"}}
+    found = promote.run(demo(), settings, trained=str(folder), run_id=run_id, report=report)
+    assert not found.passed
+    assert [c.name for c in found.checks if c.mandatory and not c.passed] == ["stopped"]
+    with pytest.raises(ModelError, match="no version is champion"):
+        Registry(settings).resolve("champion")
+
+
+def test_a_report_of_the_first_version_is_told_in_one_line(settings, run_id, tmp_path):
+    folder = model(tmp_path / "old", b"1")
+    with pytest.raises(ModelError, match="p2es evaluate") as caught:
+        promote.run(demo(), settings, trained=str(folder), run_id=run_id, report=evaluated(folder) | {"version": 1})
+    assert "\n" not in str(caught.value)

@@ -179,8 +179,8 @@ BASICS = (
     ),
     Goal(
         "uses_demographics",
-        "A changed demographic surely changes the ECG, mostly the published way; or intervals and axes are surely "
-        "worse with another person's demographics",
+        "A changed demographic surely changes the ECG, mostly the published way; or surely changes it, and clinical "
+        "features are surely worse with another person's demographics",
         (
             _part("derived/counterfactual_follows/value", ">", 0.5, 0.5, "share of effects with the right sign"),
             _part(
@@ -191,7 +191,11 @@ BASICS = (
                 "effects surely the published way, less those surely the other way",
             ),
         ),
-        otherwise=(_contrast(_TOLD, "high", "<", 0.0, 0.0, "CRPS of features against another's demographics, high"),),
+        otherwise=(
+            _contrast(_TOLD, "high", "<", 0.0, 0.0, "CRPS of features less that with another's demographics, high end"),
+            # A gain of a model that no change of demographics moves is chance.
+            _part("derived/counterfactual_idle/value", "<=", 0.0, 0.0, "changes were tried and none had an effect (1)"),
+        ),
         rests_on=(),
     ),
 )
@@ -384,7 +388,8 @@ def derive(report: Mapping[str, Any]) -> dict[str, Any]:
 
         - `counterfactual_effects`: how many were measured; `counterfactual_right_sign`, `counterfactual_in_range`:
           shares of them; `counterfactual_follows`: share with the right sign of those for which a change is published;
-          `counterfactual_sure`: of these, intervals wholly on the published side of 0, less those wholly on the other
+          `counterfactual_sure`: of these, intervals wholly on the published side of 0, less those wholly on the other;
+          `counterfactual_idle`: 1 where such were measured and none has an interval that leaves 0 out, else 0
         - `repeats`: training ECGs drawn again, for others or for training people, less those that recorded test ECGs
           repeat by chance
         - `gap_rmse_mv_mean`, `gap_coverage_90`: largest gap between groups; of RMSE as a share of the RMSE of all
@@ -509,6 +514,7 @@ def _counterfactual(effects: Any) -> dict[str, float | None]:
         "counterfactual_in_range": _share(effect.get("in_range") is True for effect in measured),
         "counterfactual_follows": _share(effect.get("right_sign") is True for effect in changing),
         "counterfactual_sure": float(sum(map(_sure, changing))) if changing else None,
+        "counterfactual_idle": float(bool(changing) and not any(map(_sure, changing))),
     }
 
 

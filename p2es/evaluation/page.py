@@ -28,6 +28,7 @@ _TELLING = {
 """The figures in which each yardstick and control can refute the model."""
 
 _Figure = Mapping[str, Any]
+_LEAST_GAIN = 0.05
 
 
 def render_html(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
@@ -98,8 +99,26 @@ def _telling(figures: Mapping[str, Mapping[str, _Figure]]) -> list[dict[str, Any
         if system.name in figures and system.name != MODEL:
             names = [name for name in _TELLING.get(system.name, ()) if _has(figures[system.name].get(name))]
             pairs = [(BY_NAME[name], figures[MODEL].get(name), figures[system.name][name]) for name in names]
-            found.append({"title": system.title, "says": system.says, "pairs": pairs})
+            note = _rhythm_alone(figures) if system.name == "warped_ppg" else ""
+            found.append({"title": system.title, "says": system.says, "pairs": pairs, "note": note})
     return found
+
+
+def _rhythm_alone(figures: Mapping[str, Mapping[str, _Figure]]) -> str:
+    """Say how much of what the own PPG gains over another's is left when only its beat times are kept."""
+    said = []
+    for name in ("r_f1_50ms_lag", "rmse_mv_sample_lag", "beat_rmse_mv_sample"):
+        own, warped, other = (figures.get(s, {}).get(name) for s in (MODEL, "warped_ppg", "shuffled_ppg"))
+        if own and warped and other and None not in (own["value"], warped["value"], other["value"]):
+            gain = own["value"] - other["value"]
+            # Without a gain that can be told from none there is nothing to take a share of.
+            if abs(gain) > _LEAST_GAIN * max(abs(own["value"]), abs(other["value"])):
+                said.append(f"{BY_NAME[name].label} {percent((warped['value'] - other['value']) / gain)}")
+    return (
+        f"Rate and rhythm alone are this share of the gain over another person's PPG: {'; '.join(said)}."
+        if said
+        else ""
+    )
 
 
 def _by_part(pictures: Sequence[Picture]) -> dict[str, list[tuple[str, str, str]]]:

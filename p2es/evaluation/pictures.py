@@ -85,13 +85,14 @@ def draw(report: Mapping[str, Any], rows: pa.Table) -> list[Picture]:
     rows : pyarrow.Table
         The rows it was composed of.
     """
-    return [Picture(name, _CAPTIONS[name], plot.png(make())) for name, make in _charts(report, rows).items()]
+    return [Picture(name, _CAPTIONS[name], plot.png(make())) for name, make in wanted(report, rows).items()]
 
 
-def _charts(report: Mapping[str, Any], rows: pa.Table) -> dict[str, "Callable[[], Figure]"]:
+def wanted(report: Mapping[str, Any], rows: pa.Table) -> dict[str, "Callable[[], Figure]"]:
+    """Give the charts for which a report has figures, by name, as functions that draw them."""
     figures = {MODEL: report["figures"]} | dict(report["controls"])
     agreed, calibrated = report["agreement"], report["calibration"]
-    wanted: dict[str, Callable[[], Figure]] = {
+    found: dict[str, Callable[[], Figure]] = {
         "systems": partial(charts.systems, figures),
         "beats": partial(charts.comparison, figures, _BEATS),
         "timing": partial(charts.timing, rows),
@@ -101,14 +102,14 @@ def _charts(report: Mapping[str, Any], rows: pa.Table) -> dict[str, "Callable[[]
     }
     for kind in ("median", "sample"):
         if kind in agreed.get(MODEL, {}):
-            wanted[f"bland_altman_{kind}"] = partial(charts.bland_altman, rows, agreed, kind)
+            found[f"bland_altman_{kind}"] = partial(charts.bland_altman, rows, agreed, kind)
     if MODEL in report["morphology"]:
-        wanted["amplitudes"] = partial(charts.amplitudes, rows, report["morphology"])
+        found["amplitudes"] = partial(charts.amplitudes, rows, report["morphology"])
     if MODEL in calibrated:
-        wanted["reliability"] = partial(charts.reliability, calibrated)
-        wanted["pit"] = partial(charts.pit, calibrated)
+        found["reliability"] = partial(charts.reliability, calibrated)
+        found["pit"] = partial(charts.pit, calibrated)
     if report["fairness"]:
-        wanted["groups"] = partial(charts.groups, report["fairness"], report["figures"])
+        found["groups"] = partial(charts.groups, report["fairness"], report["figures"])
     if report["counterfactual"]:
-        wanted["counterfactual"] = partial(charts.counterfactuals, report["counterfactual"])
-    return wanted
+        found["counterfactual"] = partial(charts.counterfactuals, report["counterfactual"])
+    return found
