@@ -1,13 +1,22 @@
+"""The stage as a whole: what is measured, over any number of workers, of a model, a yardstick or a file."""
+
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evaluated import simulated_dataset
 
+from p2es.baselines.common import BaselineConfig
+from p2es.baselines.regression import BeatRegression
 from p2es.conditioning import Units
-from p2es.errors import DatasetError, InputError
+from p2es.demographics import Demographics, Sex
+from p2es.errors import ConfigError, DatasetError, InputError
 from p2es.evaluation.measure import ROW_SCHEMA
+from p2es.leads import LEADS
 from p2es.model import P2Es
 from p2es.network import NetworkConfig
 from p2es.segmenting import segment
@@ -15,13 +24,18 @@ from p2es.simulator import simulate_person
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset, commit, write_part
 from pipelines import evaluate
+from pipelines.measuring import Drawing, _measured, _pieces, measure_all
 from pipelines.recipes import EvaluateConfig, ServeConfig, demo
+from pipelines.trials import changed_people, fitted
 
 PEOPLE = {"train": range(12), "test": range(100, 104)}
 
 
 def recipe_of(**changes):
-    config = EvaluateConfig(max_windows=4, samples=20, bootstrap=50)
+    config = EvaluateConfig(
+        max_windows=4, samples=20, control_samples=2, bootstrap=50, counterfactual_windows=2, member_windows=4,
+        bank_windows=24,
+    )  # fmt: skip
     return dataclasses.replace(
         demo(),
         network=NetworkConfig(channels=(8, 8, 8), pulse_channels=16, condition=16),
@@ -32,17 +46,7 @@ def recipe_of(**changes):
 
 @pytest.fixture(scope="module")
 def dataset_url(tmp_path_factory):
-    url = str(tmp_path_factory.mktemp("data"))
-    windows = [
-        window
-        for split, people in PEOPLE.items()
-        for index in people
-        for window in segment(
-            simulate_person(0, index, 24.0), step_s=10.0, ids=lambda *parts: "-".join(parts), split=split
-        ).windows
-    ]
-    commit(url, [write_part(url, "k", "simulated", {"all": "0"}, windows, [])], {})
-    return url
+    return simulated_dataset(str(tmp_path_factory.mktemp("data")), PEOPLE)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +58,16 @@ def model_folder(dataset_url, tmp_path_factory):
     return folder
 
 
-def evaluated(settings, dataset_url, model_folder, **changes):
-    lineage = {"run_id": "r1"}
+@pytest.fixture(scope="module")
+def plan(dataset_url):
+    return evaluate._planned(Dataset.open(dataset_url), recipe_of())
+
+
+def evaluated(settings, dataset_url, candidate, **changes):
+    if not isinstance(candidate, evaluate.Candidate):
+        candidate = evaluate.of_model(candidate)
     return evaluate.run(
-        recipe_of(**changes), settings, model_folder=model_folder, dataset_url=dataset_url, lineage=lineage
+        recipe_of(**changes), settings, candidate=candidate, dataset_url=dataset_url, lineage={"run_id": "r1"}
     )
 
 
@@ -67,10 +77,18 @@ def test_an_untrained_model_is_measured_and_found_deaf(settings, dataset_url, mo
     assert passed["finite"]
     assert passed["lead_laws"]
     assert passed["lineage"]
+    assert passed["G22"], "the ruler was checked in this very run"
     assert not passed["follows_pulse"]
     assert not passed["G3"]
+    assert result.report["verdict"]["refused"]
+    assert not result.report["verdict"]["passed"]
     template = result.report["controls"]["template"]["r_f1_50ms_lag"]
     assert template["value"] > 0.9, "the yardstick does follow the pulse"
+    shown = {
+        "template", "regression", "mean_waveform", "retrieval", "oracle", "other_segment", "shuffled_ppg",
+        "warped_ppg", "shuffled_demographics", "demographic_regression",
+    }  # fmt: skip
+    assert set(result.report["controls"]) == shown
     data = result.report["dataset"]
     assert (data["people"], data["windows"], data["simulated"]) == (4, 4, True)
     assert result.report["model"]["sha256"]
@@ -78,16 +96,110 @@ def test_an_untrained_model_is_measured_and_found_deaf(settings, dataset_url, mo
 
     assert json.loads(storage.read_bytes(result.report_json)) == result.report
     folder = result.report_json.rpartition("/")[0]
-    assert pq.read_schema(f"{folder}/rows.parquet").names == ROW_SCHEMA.names
-    assert pq.read_table(f"{folder}/rows.parquet").num_rows == 4 * 4
+    table = pq.read_table(f"{folder}/rows.parquet")
+    assert table.schema.names == ROW_SCHEMA.names
+    # Every trial's every window is a row or a refusal.
+    counts = table["system"].value_counts().to_pylist()
+    assert {row["values"]: row["counts"] for row in counts} == dict.fromkeys((*shown, "model", "members"), 4) | {
+        f"counterfactual:{change}": 2 for change in ("base", "female", "male", "height+10", "bmi+5", "age+20")
+    }
     page = storage.read_bytes(result.report_html).decode()
-    assert page.count("data:image/png;base64,") > 12
+    pictures = list(Path(folder, "figures").glob("*.png"))
+    assert page.count("data:image/png;base64,") == len(pictures) >= 15
     assert "SYNTHETIC" in page
 
     again = evaluated(settings, dataset_url, model_folder)
     assert again.reused
     assert not result.reused
     assert again.report == result.report
+
+
+def test_workers_change_nothing(plan, dataset_url, model_folder, local_ray):
+    """Rows over four workers and one after the other are the same to the bit."""
+    import ray
+
+    assert ray.is_initialized()
+    drawing = Drawing({"model": P2Es.load(model_folder)}, 1, 0)
+    chosen = [trial for trial in plan.trials if trial.system in ("model", "shuffled_ppg")]
+    spread_rows = measure_all(chosen, drawing).rows
+    alone = pa.concat_tables(_measured(drawing, piece) for trial in chosen for piece in _pieces(trial))
+    sink, other = pa.BufferOutputStream(), pa.BufferOutputStream()
+    pq.write_table(spread_rows.combine_chunks(), sink)
+    pq.write_table(alone.combine_chunks(), other)
+    assert sink.getvalue().equals(other.getvalue())
+
+
+def test_predictions_get_the_report_of_the_system_that_made_them(settings, dataset_url, tmp_path):
+    """A yardstick that answers the requests as another system would has the figures it has as a candidate."""
+    direct = evaluated(settings, dataset_url, evaluate.of_yardstick("regression")).report
+    asked = tmp_path / "requests.parquet"
+    count = evaluate.write_requests(recipe_of(), dataset_url=dataset_url, path=asked)
+    # Four windows with their own and three other inputs, two with six sets of demographics, four training windows.
+    assert count == 4 * 4 + 2 * 6 + 4
+    yardstick = BeatRegression().fit(Dataset.open(dataset_url).store("train", channels=1), BaselineConfig())
+    answers = answered(yardstick, pq.read_table(asked).to_pylist())
+    np.savez(tmp_path / "answers.npz", **answers)
+    found = evaluated(settings, dataset_url, evaluate.of_predictions(tmp_path / "answers.npz")).report
+    for name, figure in direct["figures"].items():
+        # One seed is drawn for a file, another for a trial's own number: the same, by the requests.
+        assert found["figures"][name]["value"] == pytest.approx(figure["value"], rel=1e-4, abs=1e-4), name
+    assert set(found["controls"]) == set(direct["controls"])
+    assert found["verdict"]["headline"] == direct["verdict"]["headline"]
+    assert found["hashes"]["predictions"]
+
+
+def answered(translator, rows):
+    """Answer requests as another system would: it sees the file alone."""
+    ecg = [
+        translator.sample(
+            np.array(row["ppg"], np.float32)[None, None],
+            [Demographics(row["age_years"], None if row["sex"] is None else Sex(row["sex"]), row["height_cm"],
+                          row["weight_kg"])],
+            fs_hz=128.0, samples=row["samples"], seeds=[row["seed"]],
+        )[0].ecg_mv
+        for row in rows
+    ]  # fmt: skip
+    most = max(len(draws) for draws in ecg)
+    ids = [row["request"] for row, draws in zip(rows, ecg, strict=True) for _ in draws]
+    assert most == 20
+    return {
+        "request": np.array(ids), "ecg_mv": np.concatenate(ecg), "leads": np.array(LEADS), "fs_hz": np.array(128.0),
+    }  # fmt: skip
+
+
+def test_predictions_without_controls_show_nothing(settings, dataset_url, plan, tmp_path):
+    truth = plan.trials[0].truth
+    ecg = {"window_id": truth.window_id, "ecg_mv": truth.ecg_mv, "leads": np.array(LEADS), "fs_hz": np.array(128.0)}
+    np.savez(tmp_path / "p.npz", **ecg)
+    report = evaluated(settings, dataset_url, evaluate.of_predictions(tmp_path / "p.npz")).report
+    assert report["figures"]["rmse_mv_sample"]["value"] == 0.0
+    assert report["verdict"]["refused"]
+    assert report["verdict"]["claims"] == [] or "follows_pulse" not in report["verdict"]["claims"]
+    assert not report["verdict"]["passed"]
+
+
+def test_predictions_of_one_lead_are_measured_on_that_lead(settings, dataset_url, plan, tmp_path):
+    truth = plan.trials[0].truth
+    one = truth.ecg_mv[:, [1]] * 0.5
+    np.savez(tmp_path / "p.npz", window_id=truth.window_id, ecg_mv=one, leads=np.array(["II"]), fs_hz=np.array(128.0))
+    figures = evaluated(settings, dataset_url, evaluate.of_predictions(tmp_path / "p.npz")).report["figures"]
+    assert figures["correlation_sample"]["value"] == pytest.approx(1.0, abs=1e-6)
+    expected = np.sqrt(np.mean((one[:, 0].astype(np.float64)) ** 2, axis=-1)).mean()
+    assert figures["rmse_mv_sample"]["value"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_predictions_of_another_dataset_are_told(settings, dataset_url, tmp_path):
+    ecg = np.zeros((1, 12, 1280), np.float32)
+    np.savez(tmp_path / "p.npz", window_id=np.array(["w"]), ecg_mv=ecg, leads=np.array(LEADS), fs_hz=np.array(128.0))
+    with pytest.raises(InputError, match="was not asked") as caught:
+        evaluated(settings, dataset_url, evaluate.of_predictions(tmp_path / "p.npz"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["other_segment", "nothing"])
+def test_what_cannot_draw_from_a_ppg_is_told(name):
+    with pytest.raises(ConfigError, match="choose one of template"):
+        evaluate.of_yardstick(name)
 
 
 def test_a_report_that_was_not_finished_is_made_again(settings, dataset_url, model_folder, monkeypatch):
@@ -103,34 +215,52 @@ def test_a_report_that_was_not_finished_is_made_again(settings, dataset_url, mod
     assert storage.exists(result.report_html)
 
 
-def test_one_poor_window_is_refused_alone_and_counted(dataset_url, model_folder):
-    recipe = recipe_of()
-    batch, left_out = evaluate._test_windows(Dataset.open(dataset_url), recipe)
-    assert left_out == 0
-    systems = evaluate._systems(recipe, P2Es.load(model_folder), batch, Dataset.open(dataset_url))
-    system = next(system for system in systems if system.name == "template")
-    poor = system.ppg.copy()
+def test_one_poor_window_is_refused_alone_and_counted(plan):
+    template = next(trial for trial in plan.trials if trial.system == "template")
+    poor = template.ppg.copy()
     poor[1] = 0.0
-    with pytest.raises(InputError):
-        evaluate._translate(dataclasses.replace(system, ppg=poor), batch, np.arange(4), recipe)
-    broken = [dataclasses.replace(system, name=evaluate.MODEL, ppg=poor), system]
-    rows, refused = evaluate._measure_all(broken, batch, recipe)
-    assert refused == {"model": 1, "template": 0}
-    found = {system: set() for system in refused}
-    for name, window in zip(rows["system"].to_pylist(), rows["window_id"].to_pylist(), strict=True):
-        found[name].add(window)
-    assert found["template"] - found["model"] == {batch.window_id[1]}
+    broken = [dataclasses.replace(template, system="model", ppg=poor), template]
+    found = measure_all(broken, Drawing(fitted(("template",), plan.train), 1, 0))
+    assert found.refused == {"model": 1, "template": 0}
+    names = {system: set() for system in found.refused}
+    for name, window in zip(found.rows["system"].to_pylist(), found.rows["window_id"].to_pylist(), strict=True):
+        names[name].add(window)
+    assert names["template"] - names["model"] == {template.truth.window_id[1]}
 
 
-def test_the_shuffled_control_hears_another_person(dataset_url, model_folder):
-    recipe = recipe_of()
-    dataset = Dataset.open(dataset_url)
-    batch, _ = evaluate._test_windows(dataset, recipe)
-    systems = {s.name: s for s in evaluate._systems(recipe, P2Es.load(model_folder), batch, dataset)}
-    own, other = systems["model"].ppg, systems["shuffled_ppg"].ppg
-    for row in range(len(batch)):
-        donors = [k for k in range(len(batch)) if np.array_equal(other[row], own[k], equal_nan=True)]
-        assert [batch.person[k] != batch.person[row] for k in donors] == [True]
+def test_the_controls_hear_or_are_told_of_another_person(plan):
+    by_name = {trial.system: trial for trial in plan.trials}
+    model = by_name["model"]
+    for system, field in (("shuffled_ppg", "ppg"), ("shuffled_demographics", "people")):
+        own, other = getattr(model, field), getattr(by_name[system], field)
+        for row in range(len(model)):
+            donors = [k for k in range(len(model)) if np.array_equal(other[row], own[k], equal_nan=True)]
+            assert [model.truth.person[k] != model.truth.person[row] for k in donors] == [True], system
+    np.testing.assert_array_equal(by_name["shuffled_demographics"].ppg, model.ppg)
+    np.testing.assert_array_equal(by_name["warped_ppg"].people, model.people)
+
+
+def test_the_other_segment_is_of_the_same_person_and_another_window(plan):
+    trial = next(trial for trial in plan.trials if trial.system == "other_segment")
+    assert len(trial) == 4
+    same = [np.array_equal(trial.enrolment[k], trial.truth.ecg_mv[k]) for k in range(4)]
+    assert not any(same)
+
+
+def test_one_thing_changes_in_a_counterfactual():
+    people = np.array([[40.0, 0.0, 180.0, 80.0], [60.0, 1.0, 165.0, 70.0]])
+    changed = changed_people(people)
+    bmi = {name: rows[:, 3] / (rows[:, 2] / 100) ** 2 for name, rows in changed.items()}
+    np.testing.assert_array_equal(changed["base"], people)
+    np.testing.assert_allclose(changed["female"][:, 1], 1.0)
+    np.testing.assert_allclose(changed["female"][0, 2] - 180.0, changed["male"][1, 2] * -1 + 165.0)
+    np.testing.assert_array_equal(changed["female"][1], people[1])
+    np.testing.assert_array_equal(changed["male"][0], people[0])
+    for name in ("female", "male", "height+10"):
+        np.testing.assert_allclose(bmi[name], bmi["base"])
+    np.testing.assert_allclose(bmi["bmi+5"] - bmi["base"], 5.0)
+    np.testing.assert_allclose(changed["height+10"][:, 2] - people[:, 2], 10.0)
+    np.testing.assert_allclose(changed["age+20"][:, 0] - people[:, 0], 20.0)
 
 
 def test_a_dataset_without_test_windows_is_told(settings, dataset_url, model_folder, tmp_path):

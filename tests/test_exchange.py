@@ -143,8 +143,8 @@ def test_a_wrong_parquet_is_told_in_one_line(tmp_path):
     assert set(read_answers(stored).ecg_mv) == {"r0"}
     with pytest.raises(InputError, match="no column with the name of a lead"):
         read_answers(write_parquet(tmp_path / "c.parquet", ecg, drop=LEADS))
+    (tmp_path / "d.csv").write_text("request,I\n")
     with pytest.raises(InputError, match="neither Parquet nor npz"):
-        (tmp_path / "d.csv").write_text("request,I\n")
         read_answers(tmp_path / "d.csv")
     with pytest.raises(InputError, match="cannot be read"):
         read_answers(tmp_path / "missing.npz")

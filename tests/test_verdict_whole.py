@@ -19,6 +19,8 @@ from pipelines.measuring import Drawing, describe_all, measure_all
 from pipelines.recipes import EvaluateConfig, demo
 from pipelines.trials import fitted
 
+pytestmark = pytest.mark.slow
+
 MANDATORY = ("finite", "lead_laws", "lineage", "follows_pulse")
 
 
