@@ -36,8 +36,8 @@ from p2es_platform.registry import folder_sha256
 from p2es_platform.settings import Settings
 from pipelines import foreign
 from pipelines.measuring import Drawing, Measured, describe_all, draw, measure_all
-from pipelines.recipes import Recipe, fingerprint
-from pipelines.trials import MODEL, YARDSTICKS, Trial, fitted, trials
+from pipelines.recipes import YARDSTICKS, Recipe, fingerprint
+from pipelines.trials import MODEL, Trial, fitted, trials
 
 SPLIT = "test"
 BANK = "train"
@@ -171,8 +171,8 @@ def run(
         seed=recipe.evaluate.seed,
         extra={"delineator_check": delineator_check(_CHECKED_PEOPLE, recipe.evaluate.seed)},
     )
-    pictures = [*_examples(plan.trials[0], mine, candidate, drawing, recipe), *charts.draw(report, rows)]
-    _write(folder, report, rows, pictures)
+    examples = _examples(plan.trials[0], mine, candidate, drawing, recipe)
+    _write(folder, report, rows, [*examples, *charts.draw(report, rows)])
     return EvaluateResult(report, report_json, report_html, reused=False)
 
 

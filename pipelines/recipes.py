@@ -71,6 +71,10 @@ class GroupConfig:
     """Seed of k-means."""
 
 
+YARDSTICKS = ("template", "regression", "mean_waveform", "retrieval", "oracle", "other_segment")
+"""Yardsticks by name (p2es.baselines)."""
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     """How a model is measured on unseen people."""
@@ -79,6 +83,8 @@ class EvaluateConfig:
     """Test windows, taken evenly over people."""
     samples: int = 20
     """Draws a window of the model and of the yardsticks: at least 20, for bands and posterior medians."""
+    yardsticks: tuple[str, ...] = YARDSTICKS
+    """What is measured beside the system; the oracle only on simulated people. Goals need template and regression."""
     control_samples: int = 4
     """Draws a window of the controls: the model with another pulse, other demographics, one demographic changed."""
     counterfactual_windows: int = 60
@@ -89,11 +95,20 @@ class EvaluateConfig:
     """Training windows that regressions of intervals are fitted on and copies of training ECGs are looked for in."""
     gpus_per_task: float = 0.0
     """Of each Ray task that draws."""
-    calibration_windows: int = 40
-    """Validation windows that calibrate the band (split conformal)."""
     bootstrap: int = 1000
     """Bootstrap draws over people for the intervals."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.yardsticks if name not in YARDSTICKS]
+        if unknown:
+            raise ConfigError(f"evaluate.yardsticks has {unknown[0]!r}: choose among {', '.join(YARDSTICKS)}")
+        numbers = ("max_windows", "samples", "control_samples", "member_windows", "bank_windows", "bootstrap")
+        if any(getattr(self, name) < 1 for name in numbers) or self.counterfactual_windows < 0:
+            raise ConfigError(f"evaluate.{', '.join(numbers)} are at least 1")
+
+    calibration_windows: int = 40
+    """Validation windows that calibrate the band (split conformal)."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +183,8 @@ def fingerprint(*parts: object) -> str:
 
 def demo() -> Recipe:
     """Simulate, train and serve on two cores in under ten minutes: the embedded default."""
-    return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=200.0))
+    few = EvaluateConfig(max_windows=60, counterfactual_windows=12, member_windows=60, bank_windows=400)
+    return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=200.0), evaluate=few)
 
 
 def small() -> Recipe:

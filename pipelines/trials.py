@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from p2es.baselines.common import BaselineConfig
+from p2es.baselines.mean_waveform import MeanWaveform
 from p2es.baselines.oracle import SimulatorOracle
 from p2es.baselines.other_segment import OtherSegment
 from p2es.baselines.regression import BeatRegression
 from p2es.baselines.retrieval import Retrieval
-
-from p2es.baselines.common import BaselineConfig
-from p2es.baselines.mean_waveform import MeanWaveform
 from p2es.baselines.template import Template
 from p2es.demographics import FIELDS
 from p2es.evaluation.controls import other_person, shuffled_demographics, warped_to_beats
@@ -23,8 +23,6 @@ from pipelines.recipes import EvaluateConfig
 MODEL = "model"
 MEMBERS = "members"
 COUNTERFACTUAL = "counterfactual:"
-YARDSTICKS = ("template", "regression", "mean_waveform", "retrieval", "oracle", "other_segment")
-"""Yardsticks by name."""
 
 _AGE, _SEX, _HEIGHT, _WEIGHT = (FIELDS.index(name) for name in ("age_years", "sex", "height_cm", "weight_kg"))
 # The published differences hold for people of equal height for their sex (reference/clinical.md 9).
@@ -107,11 +105,12 @@ def trials(
     """
     whole = Trial(MODEL, MODEL, batch, given_ppg(batch), batch.people, config.samples)
     yield whole
-    for name in ("template", "regression", "mean_waveform", "retrieval", *(("oracle",) if simulated else ())):
-        yield replace(whole, system=name, by=name)
-    again = _other_segment(whole, store)
-    if again is not None:
-        yield again
+    for name in config.yardsticks:
+        if name == "other_segment":
+            again = _other_segment(whole, store)
+            yield from [again] if again is not None else []
+        elif simulated or name != "oracle":
+            yield replace(whole, system=name, by=name)
     yield from controls(whole, config)
     yield from _counterfactuals(whole, config)
     yield _members(train, config)

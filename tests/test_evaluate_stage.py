@@ -25,7 +25,7 @@ from p2es_platform import storage
 from p2es_platform.dataset import Dataset, commit, write_part
 from pipelines import evaluate
 from pipelines.measuring import Drawing, _measured, _pieces, measure_all
-from pipelines.recipes import EvaluateConfig, ServeConfig, demo
+from pipelines.recipes import YARDSTICKS, EvaluateConfig, ServeConfig, demo
 from pipelines.trials import changed_people, fitted
 
 PEOPLE = {"train": range(12), "test": range(100, 104)}
@@ -34,7 +34,7 @@ PEOPLE = {"train": range(12), "test": range(100, 104)}
 def recipe_of(**changes):
     config = EvaluateConfig(
         max_windows=4, samples=20, control_samples=2, bootstrap=50, counterfactual_windows=2, member_windows=4,
-        bank_windows=24,
+        bank_windows=24, yardsticks=("template", "regression"),
     )  # fmt: skip
     return dataclasses.replace(
         demo(),
@@ -60,7 +60,7 @@ def model_folder(dataset_url, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(dataset_url):
-    return evaluate._planned(Dataset.open(dataset_url), recipe_of())
+    return evaluate._planned(Dataset.open(dataset_url), recipe_of(yardsticks=YARDSTICKS))
 
 
 def evaluated(settings, dataset_url, candidate, **changes):
@@ -71,8 +71,15 @@ def evaluated(settings, dataset_url, candidate, **changes):
     )
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """A page without pictures, which take half of a small evaluation's time."""
+    monkeypatch.setattr(evaluate, "_examples", lambda *_: [])
+    monkeypatch.setattr(evaluate.charts, "draw", lambda *_: [])
+
+
 def test_an_untrained_model_is_measured_and_found_deaf(settings, dataset_url, model_folder):
-    result = evaluated(settings, dataset_url, model_folder)
+    result = evaluated(settings, dataset_url, model_folder, yardsticks=YARDSTICKS)
     passed = {goal["name"]: goal["passed"] for goal in result.report["goals"]}
     assert passed["finite"]
     assert passed["lead_laws"]
@@ -108,7 +115,7 @@ def test_an_untrained_model_is_measured_and_found_deaf(settings, dataset_url, mo
     assert page.count("data:image/png;base64,") == len(pictures) >= 15
     assert "SYNTHETIC" in page
 
-    again = evaluated(settings, dataset_url, model_folder)
+    again = evaluated(settings, dataset_url, model_folder, yardsticks=YARDSTICKS)
     assert again.reused
     assert not result.reused
     assert again.report == result.report
@@ -129,7 +136,7 @@ def test_workers_change_nothing(plan, dataset_url, model_folder, local_ray):
     assert sink.getvalue().equals(other.getvalue())
 
 
-def test_predictions_get_the_report_of_the_system_that_made_them(settings, dataset_url, tmp_path):
+def test_predictions_get_the_report_of_the_system_that_made_them(plain, settings, dataset_url, tmp_path):
     """A yardstick that answers the requests as another system would has the figures it has as a candidate."""
     direct = evaluated(settings, dataset_url, evaluate.of_yardstick("regression")).report
     asked = tmp_path / "requests.parquet"
@@ -167,7 +174,7 @@ def answered(translator, rows):
     }  # fmt: skip
 
 
-def test_predictions_without_controls_show_nothing(settings, dataset_url, plan, tmp_path):
+def test_predictions_without_controls_show_nothing(plain, settings, dataset_url, plan, tmp_path):
     truth = plan.trials[0].truth
     ecg = {"window_id": truth.window_id, "ecg_mv": truth.ecg_mv, "leads": np.array(LEADS), "fs_hz": np.array(128.0)}
     np.savez(tmp_path / "p.npz", **ecg)
@@ -178,7 +185,7 @@ def test_predictions_without_controls_show_nothing(settings, dataset_url, plan, 
     assert not report["verdict"]["passed"]
 
 
-def test_predictions_of_one_lead_are_measured_on_that_lead(settings, dataset_url, plan, tmp_path):
+def test_predictions_of_one_lead_are_measured_on_that_lead(plain, settings, dataset_url, plan, tmp_path):
     truth = plan.trials[0].truth
     one = truth.ecg_mv[:, [1]] * 0.5
     np.savez(tmp_path / "p.npz", window_id=truth.window_id, ecg_mv=one, leads=np.array(["II"]), fs_hz=np.array(128.0))
@@ -202,7 +209,7 @@ def test_what_cannot_draw_from_a_ppg_is_told(name):
         evaluate.of_yardstick(name)
 
 
-def test_a_report_that_was_not_finished_is_made_again(settings, dataset_url, model_folder, monkeypatch):
+def test_a_report_that_was_not_finished_is_made_again(plain, settings, dataset_url, model_folder, monkeypatch):
     def fail(*_):
         raise DatasetError("no space left")
 
