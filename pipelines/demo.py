@@ -93,6 +93,9 @@ def measure(
             lineage=trained.lineage,
         )
         say(_headline(found.report) + _again(found))
+    verdict = found.report["verdict"]
+    for line in (verdict["headline"], *verdict["refusals"]):
+        teller.write(f"      verdict: {line}")
     return found
 
 
@@ -111,8 +114,9 @@ def release(
         say(f"version {result.version}: {passed} of {mandatory} mandatory goals of the gate met; " + (
             "alias champion set" if result.passed else "NOT promoted"
         ))  # fmt: skip
-    missed = [f"{check.name} ({check.measured})" for check in result.checks if not (check.passed or check.mandatory)]
-    teller.write(f"      release goals missed or not yet measured: {', '.join(missed) or 'none'}")
+    goals = [check for check in result.checks if not (check.passed or check.mandatory) and check.name != "verdict"]
+    missed = [f"{check.name} ({check.measured})" for check in goals]
+    teller.write(f"      release goals missed or not measured: {', '.join(missed) or 'none'}")
     return result
 
 

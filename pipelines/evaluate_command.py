@@ -63,8 +63,8 @@ def _candidate(
 def _say(report: Mapping[str, Any], write: Callable[[str], None]) -> None:
     verdict = report["verdict"]
     write(verdict["headline"])
-    for reason in verdict["reasons"]:
-        write(f"  {reason}")
+    for line in dict.fromkeys((*verdict["refusals"], *verdict["reasons"])):
+        write(f"  {line}")
     met = sum(goal["passed"] for goal in report["goals"])
     write(f"{met} of {len(report['goals'])} goals met, on {report['dataset']['windows']} windows of "
           f"{report['dataset']['people']} people")  # fmt: skip

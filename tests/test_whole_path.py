@@ -26,7 +26,10 @@ TINY = Recipe(
     group=GroupConfig(neighbours=4, clusters=3),
     network=NetworkConfig(channels=(8, 8), pulse_channels=8, condition=16, prototypes=3),
     train=TrainConfig(windows=480, batch=16, checkpoint_windows=160),
-    evaluate=EvaluateConfig(max_windows=4, calibration_windows=4, bootstrap=50),
+    evaluate=EvaluateConfig(
+        max_windows=4, calibration_windows=4, bootstrap=50, control_samples=2, counterfactual_windows=2,
+        member_windows=4, bank_windows=40, yardsticks=("template", "regression"),
+    ),  # fmt: skip
     serve=ServeConfig(evaluations=2, max_replicas=1),
 )
 
