@@ -56,7 +56,7 @@ def finished(url: str, parts: list[Part]) -> int:
 def main() -> None:
     """Print the table; the first round of Ray and of the pool, which starts the workers, does not count."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--people", type=int, default=96)
+    parser.add_argument("--people", type=int, default=128)
     parser.add_argument("--duration-s", type=float, default=302.0)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -102,6 +102,9 @@ def main() -> None:
         f"ingest of {args.people} simulated records of {args.duration_s:g} s, 12 leads and PPG",
         "window", costs, "plain loop (bare)",
     )  # fmt: skip
+    ours, theirs = (costs[name].rates for name in (f"p2es ingest, {CPUS} CPUs", f"process pool of {CPUS}"))
+    rounds = sorted(mine / pool for mine, pool in zip(ours, theirs, strict=True))
+    print(f"wall of the ingest over the pool, each round: {', '.join(f'{ratio:.2f}' for ratio in rounds)}")
     print(f"spilled to disk: {spilled} bytes")
 
 
