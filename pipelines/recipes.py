@@ -183,7 +183,10 @@ def fingerprint(*parts: object) -> str:
 
 def demo() -> Recipe:
     """Simulate, train and serve on two cores in under ten minutes: the embedded default."""
-    few = EvaluateConfig(max_windows=60, counterfactual_windows=12, member_windows=60, bank_windows=400)
+    few = EvaluateConfig(
+        max_windows=50, counterfactual_windows=10, member_windows=50, bank_windows=400,
+        yardsticks=("template", "regression", "mean_waveform"),
+    )  # fmt: skip
     return Recipe(name="demo", train=TrainConfig(windows=60_000, budget_s=200.0), evaluate=few)
 
 
