@@ -103,7 +103,7 @@ SYSTEMS = (
     ),
     System(
         "oracle",
-        "simulator's truth",
+        "simulator's oracle",
         "yardstick",
         "Draws from the simulator's own law of people with this pulse: the best there is, on simulated people only.",
         "#111111",
