@@ -27,9 +27,15 @@ TINY = Recipe(
     network=NetworkConfig(channels=(8, 8), pulse_channels=8, condition=16, prototypes=3),
     train=TrainConfig(windows=480, batch=16, checkpoint_windows=160),
     evaluate=EvaluateConfig(
-        max_windows=4, calibration_windows=4, bootstrap=50, control_samples=2, counterfactual_windows=2,
-        member_windows=4, bank_windows=40, yardsticks=("template", "regression"),
-    ),  # fmt: skip
+        max_windows=4,
+        calibration_windows=4,
+        bootstrap=50,
+        control_samples=2,
+        counterfactual_windows=2,
+        member_windows=4,
+        bank_windows=40,
+        yardsticks=("template", "regression"),
+    ),
     serve=ServeConfig(evaluations=2, max_replicas=1),
 )
 
