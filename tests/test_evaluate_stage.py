@@ -23,7 +23,9 @@ from p2es.segmenting import segment
 from p2es.simulator import simulate_person
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset, commit, write_part
-from pipelines import evaluate
+from pipelines import evaluate, evaluate_command
+from pipelines.demo import Teller
+from pipelines.evaluate_args import EvaluateChoice
 from pipelines.measuring import Drawing, _measured, _pieces, measure_all
 from pipelines.recipes import YARDSTICKS, EvaluateConfig, ServeConfig, demo
 from pipelines.trials import changed_people, fitted
@@ -277,3 +279,23 @@ def test_a_dataset_without_test_windows_is_told(settings, dataset_url, model_fol
     with pytest.raises(DatasetError) as caught:
         evaluated(settings, url, model_folder)
     assert "\n" not in str(caught.value)
+
+
+def test_the_command_takes_one_question(settings, tmp_path):
+    choice = EvaluateChoice(system="template", predictions=tmp_path / "p.npz")
+    with pytest.raises(ConfigError, match="ask one at a time"):
+        evaluate_command.run(recipe_of(), choice, settings, Teller(print))
+
+
+def test_the_command_answers_for_any_dataset(plain, settings, dataset_url, tmp_path):
+    """Requests first, then the verdict in words, a copy of the report, and exit status 0."""
+    said = []
+    asked = EvaluateChoice(dataset=dataset_url, requests=tmp_path / "ask.parquet")
+    assert evaluate_command.run(recipe_of(), asked, settings, Teller(said.append)) == 0
+    assert said[0].startswith("32 requests in")
+    judged = EvaluateChoice(dataset=dataset_url, system="template", out=tmp_path / "out")
+    assert evaluate_command.run(recipe_of(), judged, settings, Teller(said.append)) == 0
+    assert said[1].startswith("Refused")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["model"]["name"] == "template"
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
