@@ -447,6 +447,7 @@ def test_every_shipped_mapping_says_why_it_believes_its_rate():
         assert said or mapping.kind == "wfdb"
 
 
+@pytest.mark.slow
 def test_a_day_of_a_table_takes_constant_memory(tmp_path, mine):
     code = """
 import resource, sys

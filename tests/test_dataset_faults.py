@@ -317,6 +317,7 @@ def damaged(data, rng):
     return data[:at] + bytes(length) + data[at + length :]
 
 
+@pytest.mark.slow
 def test_any_damage_to_any_file_is_told_before_use(url):
     expected = everything(url)
     paths = sorted(p for p in Path(url).rglob("*") if p.is_file() and p.name != ".lock")

@@ -362,6 +362,7 @@ def global_marks_s(leads, r_s):
     return np.where(enough, np.nanmedian(np.where(enough, rows, 0.0), axis=0), np.nan) / 500
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 def test_marks_of_ludb_spread_no_more_than_cardiologists_do(recordings):
     import wfdb

@@ -138,6 +138,7 @@ def test_workers_change_nothing(plan, dataset_url, model_folder, local_ray):
     assert sink.getvalue().equals(other.getvalue())
 
 
+@pytest.mark.slow
 def test_predictions_get_the_report_of_the_system_that_made_them(plain, settings, dataset_url, tmp_path):
     """A yardstick that answers the requests as another system would has the figures it has as a candidate."""
     direct = evaluated(settings, dataset_url, evaluate.of_yardstick("regression")).report
@@ -211,6 +212,7 @@ def test_what_cannot_draw_from_a_ppg_is_told(name):
         evaluate.of_yardstick(name)
 
 
+@pytest.mark.slow
 def test_a_report_that_was_not_finished_is_made_again(plain, settings, dataset_url, model_folder, monkeypatch):
     def fail(*_):
         raise DatasetError("no space left")

@@ -66,6 +66,7 @@ with connect(settings, local_cpus=int(sys.argv[3]), object_store_mb=100):
 """
 
 
+@pytest.mark.slow
 def test_one_worker_makes_the_bytes_of_four(local_ray, settings, archive, tmp_path):
     many = run(settings, archive).url
     done = subprocess.run(

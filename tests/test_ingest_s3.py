@@ -66,6 +66,7 @@ OPTIONS = (
 )
 
 
+@pytest.mark.slow
 def test_an_archive_whose_store_does_not_answer_ends_in_one_line(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

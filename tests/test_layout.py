@@ -101,6 +101,7 @@ def test_nothing_happens_at_import(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_happens_at_import_is_seen(tmp_path):
     (tmp_path / "busy.py").write_text(
         "import os, subprocess, threading, time\n"

@@ -94,7 +94,7 @@ def test_training_is_one_mlflow_run_with_its_losses_and_the_model(walked):
 
 def test_the_report_holds_the_controls_beside_the_model(walked):
     report = walked.found.report
-    assert {"mean_waveform", "shuffled_ppg"} <= set(report["controls"])
+    assert {"template", "regression", "shuffled_ppg", "shuffled_demographics"} <= set(report["controls"])
     assert report["figures"]["lead_law_uv"]["value"] <= 1.0
     assert report["figures"]["finite_share"]["value"] == 1.0
     page = Path(walked.found.report_html).read_text()
