@@ -253,7 +253,7 @@ def test_the_centre_of_angles_is_nearest_to_all():
         assert found <= total.min() + 1e-9
     draws = rng_of(0).normal(10, 20, 20)
     assert centre(draws, circular=True) == pytest.approx(np.median(draws))
-    assert wrap_deg(np.array([180.0, -180.0, 540.0, 190.0])).tolist() == [-180.0, -180.0, -180.0, -170.0]
+    assert wrap_deg(np.array([180.0, -180.0, 540.0, 190.0])).tolist() == [180.0, 180.0, 180.0, -170.0]
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8, 0.9])

@@ -7,13 +7,10 @@ windows and people are taken elsewhere. The best of K draws is scored nowhere: c
 import numpy as np
 from numpy.typing import NDArray
 
+from p2es.evaluation.columns import wrap_deg
+
 Array = NDArray[np.floating]
 Floats = NDArray[np.float64]
-
-
-def wrap_deg(angle_deg: Array) -> Floats:
-    """Bring angles to [-180, 180)."""
-    return np.asarray((np.asarray(angle_deg, np.float64) + 180.0) % 360.0 - 180.0)
 
 
 def distance(a: Array, b: Array, *, circular: bool = False) -> Floats:

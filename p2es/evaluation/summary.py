@@ -7,18 +7,14 @@ common cancels.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from p2es.evaluation.bootstrap import Figure, packed
 from p2es.evaluation.metrics import METRICS, Metric
 
-Figure = dict[str, Any]
-"""`value`, `low`, `high` (95 % interval; None where not defined), `unit`, `n` (people)."""
-
-_INTERVAL = (0.025, 0.975)
 RATIOS = (
     "rmse_mv_sample",
     "rmse_mv_sample_lag",
@@ -130,22 +126,15 @@ def _average(values: NDArray[np.float64], statistic: str) -> NDArray[np.float64]
     return np.ma.filled(np.ma.atleast_1d(result).astype(np.float64), np.nan)
 
 
-def _packed(value: float, draws: NDArray[np.float64], unit: str, n: int) -> Figure:
-    draws = draws[np.isfinite(draws)]
-    low, high = np.quantile(draws, _INTERVAL) if draws.size else (np.nan, np.nan)
-    plain = [float(x) if np.isfinite(x) else None for x in (value, low, high)]
-    return {"value": plain[0], "low": plain[1], "high": plain[2], "unit": unit, "n": n}
-
-
 def _figure(values: NDArray[np.float64], metric: Metric, pivot: _Pivot) -> Figure:
     means = person_means(values, pivot.person)
     n = int(np.isfinite(means).sum())
     if metric.statistic == "max":
         # A worst case has no interval: more windows can only make it worse.
         worst = np.array([values[np.isfinite(values)].max()]) if n else np.array([np.nan])
-        return _packed(float(worst[0]), worst, metric.unit, n)
+        return packed(float(worst[0]), worst, metric.unit, n)
     value = _average(means[None], metric.statistic)[0]
-    return _packed(float(value), _average(means[pivot.draws], metric.statistic), metric.unit, n)
+    return packed(float(value), _average(means[pivot.draws], metric.statistic), metric.unit, n)
 
 
 def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64], pivot: _Pivot) -> Figure:
@@ -156,4 +145,4 @@ def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64], piv
     with np.errstate(divide="ignore", invalid="ignore"):
         value = _average(above[None], "mean")[0] / _average(below[None], "mean")[0]
         draws = _average(above[pivot.draws], "mean") / _average(below[pivot.draws], "mean")
-    return _packed(float(value), draws, "", int(np.isfinite(above).sum()))
+    return packed(float(value), draws, "", int(np.isfinite(above).sum()))

@@ -124,11 +124,6 @@ def colour_of(name: str) -> str:
     return _BY_NAME[name].colour if name in _BY_NAME else _OTHER_COLOUR
 
 
-def says_of(name: str) -> str:
-    """Give what a system tells; empty for one that is not known."""
-    return _BY_NAME[name].says if name in _BY_NAME else ""
-
-
 def is_control(name: str) -> bool:
     """Whether a system is the model with another input."""
     return name in _BY_NAME and _BY_NAME[name].kind == "control"
