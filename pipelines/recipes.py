@@ -182,7 +182,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def demo() -> Recipe:
-    """Simulate, train and serve on two cores in under ten minutes: the embedded default."""
+    """Simulate, train, evaluate and serve on two cores in about ten minutes: the embedded default."""
     few = EvaluateConfig(
         max_windows=50, counterfactual_windows=10, member_windows=50, bank_windows=400,
         yardsticks=("template", "regression", "mean_waveform"),
