@@ -76,11 +76,13 @@ class NeighbourGraph:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The order of the windows, epoch by epoch, the same on every rank.
+    """The order of the windows, epoch after epoch without end, the same on every rank and for any number of ranks.
 
     An epoch is a shuffle of packs; a pack is a window and windows of up to `pack - 1` of its person's neighbours.
-    Each window is in exactly one pack, so each is seen once an epoch. The ranks share each global batch in
-    contiguous parts, so that they see different windows and a pack is rarely torn.
+    Each window is in exactly one pack, so each is seen once an epoch. Global batches are cut one after the other from
+    the endless row of epochs, so each has the same size and the windows seen so far tell the place: nothing depends on
+    how many ranks share a batch, and none can end before another. The ranks share each global batch in contiguous
+    parts, so that they see different windows and a pack is rarely torn.
     """
 
     rows: NDArray[np.int64]
@@ -89,21 +91,16 @@ class EpochPlan:
     pack: int = 4
     seed: int = 0
 
-    def batches(self, epoch: int, rank: int = 0, world: int = 1) -> Iterator[tuple[NDArray[np.int64], int]]:
-        """Give this rank's windows of each global batch of an epoch, with the size of the global batch."""
-        order = self._order(epoch)
-        starts = list(range(0, len(order), self.batch))
-        # A last batch smaller than the number of ranks would leave a rank with nothing to do: it joins the one before.
-        if len(starts) > 1 and len(order) - starts[-1] < world:
-            starts.pop()
-        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            whole = order[start:end]
-            yield np.array_split(whole, world)[rank], len(whole)
-
-    def count(self, world: int = 1) -> int:
-        """Give the number of global batches of an epoch."""
-        n, rest = divmod(len(self.rows), self.batch)
-        return max(n + (rest >= world or (n == 0 and rest > 0)), 1)
+    def batches(self, seen: int = 0, rank: int = 0, world: int = 1) -> Iterator[NDArray[np.int64]]:
+        """Give this rank's windows of each global batch, without end, after `seen` windows of all ranks."""
+        epoch, offset = divmod(seen, len(self.rows))
+        waiting = self._order(epoch)[offset:]
+        while True:
+            while len(waiting) < self.batch:
+                epoch += 1
+                waiting = np.concatenate([waiting, self._order(epoch)])
+            yield np.array_split(waiting[: self.batch], world)[rank]
+            waiting = waiting[self.batch :]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         rng = np.random.default_rng([self.seed, epoch])

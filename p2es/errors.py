@@ -37,5 +37,9 @@ class ConfigError(P2EsError):
     """A setting or a recipe that cannot work."""
 
 
+class DivergedError(ModelError):
+    """A training whose loss or gradients are not finite, or exploded."""
+
+
 class RemoteError(P2EsError):
     """A service (cluster, registry, endpoint) that does not answer, or refuses."""

@@ -78,16 +78,23 @@ class Objective(nn.Module):
         z = torch.where(batch["present"][..., None], z, noise)
         guide = self.denoiser.guide(condition)
         estimate = self.denoiser(z, t, condition, guide)
-        wave, slope = self.errors(estimate, batch, t)
+        # Half precision is for the network: errors a thousandth of the wave would drown in it.
+        with torch.autocast(x.device.type, enabled=False):
+            terms = self._terms(estimate.float(), guide.embedding.float(), guide.logits.float(), batch, t)
+            return {"total": torch.stack(list(terms.values())).sum(), **terms}
+
+    def _terms(
+        self, estimate: Tensor, embedding: Tensor, logits: Tensor, batch: Mapping[str, Tensor], t: Tensor
+    ) -> dict[str, Tensor]:
         c = self.config
-        terms = {
+        wave, slope = self.errors(estimate, batch, t)
+        contrast = contrastive_loss(embedding, batch["positive"], batch["same"], c.contrast_temperature)
+        return {
             "wave": wave,
             "slope": c.slope_weight * slope,
-            "contrast": c.contrast_weight
-            * contrastive_loss(guide.embedding, batch["positive"], batch["same"], c.contrast_temperature),
-            "prototype": c.prototype_weight * prototype_loss(guide.logits, batch["cluster"]),
+            "contrast": c.contrast_weight * contrast,
+            "prototype": c.prototype_weight * prototype_loss(logits, batch["cluster"]),
         }
-        return {"total": torch.stack(list(terms.values())).sum(), **terms}
 
     def errors(self, estimate: Tensor, batch: Mapping[str, Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
         """Give the weighted squared error of value and slope on the observed leads of the lifted estimate."""

@@ -7,7 +7,9 @@ lead laws is left out and completed at load. Signals are int16 with one scale a 
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -384,6 +386,47 @@ class WindowStore:
         rest = WindowBatch(**{name: np.concatenate([getattr(part, name) for part in rests]) for name in vars(rests[0])})
         return cls(arrays[0], arrays[1], arrays[2], arrays[3], rest)
 
+    @classmethod
+    def write(cls, folder: Path, count: int, batches: Iterable[WindowBatch]) -> None:
+        """Pack `count` windows into files of `folder`, a batch at a time, for `map` to open.
+
+        Raises
+        ------
+        DatasetError
+            When there are not that many windows, or none.
+        """
+        files: dict[str, NDArray[Any]] = {}
+        at = 0
+        for batch in batches:
+            parts = _named(_pack(batch))
+            if not files:
+                folder.mkdir(parents=True, exist_ok=True)
+                for name, part in parts.items():
+                    # Ids of later batches may be longer than those of the first.
+                    kind = "<U64" if part.dtype.kind == "U" else part.dtype
+                    shape = (count, *part.shape[1:])
+                    files[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+            if at + len(batch) > count:
+                break
+            for name, part in parts.items():
+                files[name][at : at + len(batch)] = part
+            at += len(batch)
+        for file in files.values():
+            file.flush()  # type: ignore[attr-defined]
+        if at != count or not at:
+            raise DatasetError(f"{at} of {count} windows could be read: check the split and the dataset")
+
+    @classmethod
+    def map(cls, folder: Path) -> "WindowStore":
+        """Open what `write` made: signals stay on disk, and all processes of a machine share what is in memory."""
+        names = [*_SIGNALS, *(field.name for field in fields(WindowBatch) if field.name not in ("ecg_mv", "ppg"))]
+        mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        signals = [mapped.pop(name) for name in _SIGNALS]
+        # Asked for again and again as a whole, and small.
+        held = {name: value if name == "ppg_mask" else np.array(value) for name, value in mapped.items()}
+        none = np.zeros((len(signals[0]), 0, 0), np.float32)
+        return cls(signals[0], signals[1], signals[2], signals[3], WindowBatch(ecg_mv=none, ppg=none, **held))
+
     def __len__(self) -> int:
         return len(self.rest)
 
@@ -405,6 +448,13 @@ class WindowStore:
 _Packed = tuple[
     NDArray[np.int16], NDArray[np.float32], NDArray[np.int16], NDArray[np.float32], WindowBatch
 ]  # fmt: skip
+_SIGNALS = ("ecg", "ecg_scale", "ppg", "ppg_scale")
+
+
+def _named(packed: _Packed) -> dict[str, NDArray[Any]]:
+    *signals, rest = packed
+    named: dict[str, NDArray[Any]] = dict(zip(_SIGNALS, signals, strict=True))  # type: ignore[arg-type]
+    return named | {name: value for name, value in vars(rest).items() if name not in ("ecg_mv", "ppg")}
 
 
 def _pack(batch: WindowBatch) -> _Packed:

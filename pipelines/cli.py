@@ -24,7 +24,7 @@ from pipelines.evaluate_args import EvaluateChoice
 from pipelines.recipes import RECIPES, Recipe, named
 from pipelines.simulator_args import GalleryArgs, PersonArgs
 
-RecipeName = Literal["demo", "small", "base", "large"]
+RecipeName = Literal["demo", "small", "base", "large", "site"]
 # The version a command works on: a number, or an alias such as champion.
 VersionName = str
 
@@ -34,9 +34,10 @@ From a wearable pulse wave (PPG) to a 12-lead ECG. Everything it draws is SYNTHE
 
 {commands}
 
-Recipes: demo (minutes on 2 cores), small (a GPU, minutes), base (a node), large (a cluster). Every number of a recipe
-can be given on the command line: `p2es COMMAND --help` lists them with an example. Where things run is in the
-environment: RAY_ADDRESS, MLFLOW_TRACKING_URI, P2ES_STORAGE, P2ES_SECRET, P2ES_ENDPOINT, P2ES_ENDPOINT_TOKEN.
+Recipes: demo (minutes on 2 cores), small (a GPU, minutes), base (a node), large (a cluster), site (goes on from a
+version, with about twenty paired recordings of your own). Every number of a recipe can be given on the command line:
+`p2es COMMAND --help` lists them with an example. Where things run is in the environment: RAY_ADDRESS,
+MLFLOW_TRACKING_URI, P2ES_STORAGE, P2ES_SECRET, P2ES_ENDPOINT, P2ES_ENDPOINT_TOKEN.
 """
 
 
@@ -66,7 +67,15 @@ class EvaluateArgs(StageArgs):
 
 
 @dataclass(frozen=True)
-class PromoteArgs(StageArgs):
+class TrainArgs(StageArgs):
+    """A recipe, and where training starts."""
+
+    parent: Annotated[VersionName | None, tyro.conf.arg(name="from")] = None
+    """Version to go on from, with its network, weights and scales: fine-tuning on your own data. None starts afresh."""
+
+
+@dataclass(frozen=True)
+class PromoteArgs(TrainArgs):
     """A recipe, whose gate decides, and a version."""
 
     version: VersionName | None = None
@@ -231,15 +240,30 @@ def group(args: StageArgs, settings: Settings) -> int:
     return 0
 
 
-def train(args: StageArgs, settings: Settings) -> int:
-    """Train the diffusion model."""
+def train(args: TrainArgs, settings: Settings) -> int:
+    """Train the diffusion model, or go on from a version on other data."""
     from pipelines import demo
 
-    with _ray(args.recipe, settings):
+    recipe, parent = _from_parent(args, settings)
+    with _ray(recipe, settings):
         teller = _teller()
-        trained = demo.fit(args.recipe, settings, demo.prepare(args.recipe, settings, teller), teller)
+        trained = demo.fit(recipe, settings, demo.prepare(recipe, settings, teller), teller, parent)
     print(f"model {trained.sha256[:12]} in {trained.folder}, MLflow run {trained.run_id}")
     return 0
+
+
+def _from_parent(args: TrainArgs, settings: Settings) -> tuple[Recipe, Any]:
+    """Give the recipe with the network of the version to start from, and that version."""
+    if args.parent is None:
+        if args.recipe.needs_parent:
+            raise InputError(f"the recipe {args.recipe.name} goes on from a version: add --from champion")
+        return args.recipe, None
+    from p2es_platform.registry import Registry
+    from pipelines import train as stage
+
+    found = Registry(settings).resolve(args.parent)
+    parent = stage.Parent(str(found.folder), found.version, found.sha256)
+    return stage.of_parent(args.recipe, parent), parent
 
 
 def evaluate(args: EvaluateArgs, settings: Settings) -> int:
@@ -258,12 +282,13 @@ def promote(args: PromoteArgs, settings: Settings) -> int:
     if args.version is not None:
         result = stage.again(args.recipe, settings, version=args.version)
     else:
-        with _ray(args.recipe, settings):
+        recipe, parent = _from_parent(args, settings)
+        with _ray(recipe, settings):
             teller = _teller()
-            ready = demo.prepare(args.recipe, settings, teller)
-            trained = demo.fit(args.recipe, settings, ready, teller)
-            found = demo.measure(args.recipe, settings, ready, trained, teller)
-            result = demo.release(settings, args.recipe, trained, found, teller)
+            ready = demo.prepare(recipe, settings, teller)
+            trained = demo.fit(recipe, settings, ready, teller, parent)
+            found = demo.measure(recipe, settings, ready, trained, teller)
+            result = demo.release(settings, recipe, trained, found, teller)
     for check in result.checks:
         mark = "met   " if check.passed else "MISSED"
         print(f"  {mark} {'must' if check.mandatory else '    '}  {check.name:13s} {check.claim}: {check.measured}")
@@ -440,7 +465,7 @@ ARGUMENTS: dict[str, type] = {
     "ingest": IngestArgs,
     "dataset": DatasetArgs,
     "group": StageArgs,
-    "train": StageArgs,
+    "train": TrainArgs,
     "evaluate": EvaluateArgs,
     "promote": PromoteArgs,
     "rollback": RollbackArgs,

@@ -72,11 +72,14 @@ def prepare(recipe: Recipe, settings: Settings, teller: Teller) -> Prepared:
     return Prepared(data.url, groups.url)
 
 
-def fit(recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller) -> train.TrainResult:
-    """Train on what is prepared."""
+def fit(
+    recipe: Recipe, settings: Settings, ready: Prepared, teller: Teller, parent: train.Parent | None = None
+) -> train.TrainResult:
+    """Train on what is prepared, afresh or from a version."""
     with teller.stage("train") as say:
-        trained = train.run(recipe, settings, dataset_url=ready.dataset_url, groups_url=ready.groups_url)
-        say(f"{trained.windows} windows seen by {recipe.resources.train_workers} workers{_again(trained)}")
+        trained = train.run(recipe, settings, dataset_url=ready.dataset_url, groups_url=ready.groups_url, parent=parent)
+        start = "" if parent is None else f", from version {parent.version}"
+        say(f"{trained.windows} windows seen by {recipe.resources.train_workers} workers{start}{_again(trained)}")
     return trained
 
 

@@ -13,6 +13,7 @@ from p2es.diffusion import DiffusionConfig
 from p2es.errors import ConfigError
 from p2es.formats.simulated import SimulateConfig
 from p2es.network import NetworkConfig
+from p2es.objective import ObjectiveConfig
 from p2es.training import TrainConfig
 
 
@@ -139,8 +140,19 @@ class Resources:
     object_store_mb: int = 512
     """Object store of the local Ray, which would otherwise take a third of the memory."""
     train_workers: int = 2
+    """Most training workers."""
+    min_workers: int = 0
+    """Fewest it goes on with when nodes leave (elastic); 0 waits for all of them."""
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
+    restarts: int = 3
+    """Failures of workers after which training goes on from the last checkpoint; -1 is any number."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_workers <= self.train_workers:
+            raise ConfigError(
+                f"resources.min-workers is {self.min_workers}: give 0 to {self.train_workers} (train-workers)"
+            )
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,7 @@ class Recipe:
     gate: GateConfig = field(default_factory=GateConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     resources: Resources = field(default_factory=Resources)
+    needs_parent: Annotated[bool, tyro.conf.Suppress] = False
 
     def __post_init__(self) -> None:
         if self.group.clusters != self.network.prototypes:
@@ -228,7 +241,26 @@ def large() -> Recipe:
     )
 
 
-RECIPES = {make.__name__: make for make in (demo, small, base, large)}
+def site() -> Recipe:
+    """Go on from a version with about twenty paired recordings of one's own: delay, band, and a light fine-tuning.
+
+    The groups stay as they were learned: twenty people say nothing of them.
+    """
+    objective = ObjectiveConfig(contrast_weight=0.0, prototype_weight=0.0)
+    train = TrainConfig(
+        windows=6_000, batch=16, learning_rate=2e-4, regression_share=0.0, ema=0.99, checkpoint_windows=2_000,
+        objective=objective,
+    )  # fmt: skip
+    return Recipe(
+        name="site",
+        needs_parent=True,
+        ingest=IngestConfig(validation_share=0.3, test_share=0.2),
+        group=GroupConfig(neighbours=3),
+        train=train,
+    )
+
+
+RECIPES = {make.__name__: make for make in (demo, small, base, large, site)}
 
 
 def named(name: str) -> Recipe:

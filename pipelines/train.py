@@ -4,38 +4,51 @@ import json
 import logging
 import shutil
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
-import torch
-from tqdm import tqdm
 
+from p2es.checkpoint import TrainingState
 from p2es.conditioning import Units
+from p2es.delay import DelayLaw
 from p2es.errors import DatasetError, ModelError, P2EsError
 from p2es.model import P2Es
-from p2es.training import Step, Trainer, TrainingState
+from p2es.windows import WindowStore
 from p2es_platform.dataset import Dataset
+from p2es_platform.node_cache import node_store
 from p2es_platform.registry import folder_sha256
 from p2es_platform.settings import Settings
 from p2es_platform.tracking import Tracker
-from pipelines import group as grouping
 from pipelines.recipes import Recipe, fingerprint
 from pipelines.threads import all_cores
+from pipelines.train_progress import progress_bar
+from pipelines.train_worker import Job, start_model, worker_loop
 
 log = logging.getLogger(__name__)
 
-# Steps between two lines in MLflow and two ticks of the bar: 2 % of a step's time at 0.25 s a step.
-_LOG_EVERY = 20
 # Part of the fingerprint: a change of the network or the loop must not reuse an old model or checkpoint.
-_FORMAT = 1
+_FORMAT = 2
+# Recordings with a sure delay from which the delays of a site are believed over those of the parent.
+_SITE_RECORDINGS = 10
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The registered version that a training starts from.
+
+    Attributes
+    ----------
+    folder, version, sha256 : str
+    """
+
+    folder: str
+    version: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -65,21 +78,35 @@ class TrainResult:
     reused: bool
 
 
-def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str) -> TrainResult:
+def run(
+    recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str, parent: Parent | None = None
+) -> TrainResult:
     """Train, or reuse what the same recipe made of the same dataset; Ray must be running.
 
-    The workers hold the training windows in memory as int16 (34 kB a window): archives larger than a node's memory
-    need the streaming of a later issue.
+    With a parent, its network, weights and scales are those of the new model; only the delay from R to pulse, which is
+    the device's, is measured on the new data where there is enough of it.
+
+    The workers of a machine share the training windows as mapped files (34 kB a window).
+
+    Raises
+    ------
+    DatasetError
+        Without training or validation windows.
+    ModelError
+        When training failed or diverged; the last good checkpoint is kept, and the MLflow run says FAILED.
     """
     dataset = Dataset.open(dataset_url)
+    recipe = of_parent(recipe, parent)
     lineage: dict[str, Any] = {
         "recipe": recipe.name,
         "dataset": dataset_url.rsplit("/", 1)[-1],
         "dataset_hash": dataset.hash,
     }
+    if parent is not None:
+        lineage |= {"parent": parent.version, "parent_sha256": parent.sha256}
     calibration = (recipe.evaluate.calibration_windows, recipe.evaluate.samples, recipe.serve.evaluations)
     method = (recipe.network, recipe.diffusion, recipe.train, recipe.group, recipe.resources.train_workers)
-    key = fingerprint(_FORMAT, *method, *calibration, dataset.hash)
+    key = fingerprint(_FORMAT, *method, *calibration, dataset.hash, *((parent.sha256,) if parent else ()))
     folder = settings.folder("models", f"{recipe.name}-{key}")
     tracker = Tracker.start(
         settings.tracking_uri,
@@ -87,7 +114,8 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
         name=f"{recipe.name}-{key}",
         fingerprint=key,
         params=asdict(recipe),
-        tags={"p2es.recipe": recipe.name, "p2es.dataset_hash": dataset.hash},
+        tags={"p2es.recipe": recipe.name, "p2es.dataset_hash": dataset.hash}
+        | ({"p2es.parent": parent.version} if parent else {}),
         dataset_name=lineage["dataset"],
         dataset_digest=dataset.hash[:32],
         artifact_root=settings.path("mlartifacts"),
@@ -98,23 +126,41 @@ def run(recipe: Recipe, settings: Settings, *, dataset_url: str, groups_url: str
     if not dataset.shards("validation"):
         raise DatasetError("the dataset has no validation people, on whom the band is calibrated: ingest more people")
     try:
-        units = Units.fit(dataset.store("train", channels=recipe.network.ppg_channels))
-        # The version too: an ingest may commit a newer one before the last worker has started.
-        places: dict[str, Any] = {
-            "dataset_url": dataset_url,
-            "dataset_version": dataset.version,
-            "groups_url": groups_url,
-            "tracking_uri": settings.tracking_uri,
-        }
-        checkpoint, windows = _fit(recipe, settings, units, {**places, "run_id": tracker.run_id}, key)
+        with node_store(dataset, "train", channels=recipe.network.ppg_channels) as store:
+            units = Units.fit(store) if parent is None else _site_units(P2Es.load(Path(parent.folder)).units, store)
+        job = Job(
+            recipe, units.to_dict(), dataset_url, dataset.version, groups_url, settings.tracking_uri, tracker.run_id,
+            f"{recipe.name}-{key}", str(settings.folder("runs", f"{recipe.name}-{key}")),
+            None if parent is None else parent.folder,
+        )  # fmt: skip
+        checkpoint, windows = _fit(job, settings)
         lineage["windows"] = windows
-        _finish(recipe, dataset, units, checkpoint, folder, lineage)
+        _finish(job, dataset, checkpoint, folder, lineage)
         tracker.upload(folder, "model")
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     tracker.finish("FINISHED")
     return TrainResult(str(folder), folder_sha256(folder), tracker.run_id, lineage, windows, reused=False)
+
+
+def of_parent(recipe: Recipe, parent: Parent | None) -> Recipe:
+    """Give the recipe with the parent's network and diffusion."""
+    if parent is None:
+        return recipe
+    model = P2Es.load(Path(parent.folder))
+    network = model.denoiser.config
+    group = replace(recipe.group, clusters=network.prototypes)
+    return replace(recipe, group=group, network=network, diffusion=model.denoiser.diffusion.config)
+
+
+def _site_units(units: Units, store: WindowStore) -> Units:
+    """Give the parent's units, with the delays of this data where enough recordings tell them."""
+    _, first = np.unique(store.rest.recording, return_index=True)
+    delay_s, sure = store.rest.delay_s[first], store.rest.delay_confidence[first]
+    if np.count_nonzero(np.isfinite(delay_s) & (sure > 0)) < _SITE_RECORDINGS:
+        return units
+    return replace(units, delay=DelayLaw.fit(store.rest.people[first], delay_s, sure))
 
 
 def _found(folder: Path, tracker: Tracker) -> TrainResult:
@@ -126,26 +172,28 @@ def _found(folder: Path, tracker: Tracker) -> TrainResult:
     return TrainResult(str(folder), folder_sha256(folder), lineage["run_id"], lineage, lineage["windows"], reused=True)
 
 
-def _fit(recipe: Recipe, settings: Settings, units: Units, places: dict[str, str], key: str) -> tuple[Path, int]:
+def _fit(job: Job, settings: Settings) -> tuple[Path, int]:
     """Run the workers to the end and give the folder of the last checkpoint and the windows seen."""
-    resources = recipe.resources
-    with _progress_bar(recipe.train.windows, recipe.train.budget_s) as progress:
-        config = {"recipe": recipe, "units": units.to_dict(), "progress": progress, **places}
-        per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-        if resources.gpus_per_worker:
-            per_worker["GPU"] = resources.gpus_per_worker
+    resources = job.recipe.resources
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    least = resources.min_workers or resources.train_workers
+    with progress_bar() as board:
         trainer = ray.train.torch.TorchTrainer(
             worker_loop,
-            train_loop_config=config,
+            train_loop_config={"job": replace(job, board=board)},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.train_workers,
+                num_workers=resources.train_workers
+                if least == resources.train_workers
+                else (least, resources.train_workers),
                 use_gpu=resources.gpus_per_worker > 0,
                 resources_per_worker=per_worker,
             ),
             run_config=ray.train.RunConfig(
-                name=f"{recipe.name}-{key}",
+                name=job.name,
                 storage_path=str(settings.folder("runs")),
-                failure_config=ray.train.FailureConfig(max_failures=2),
+                failure_config=ray.train.FailureConfig(max_failures=resources.restarts),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         )
@@ -156,6 +204,9 @@ def _fit(recipe: Recipe, settings: Settings, units: Units, places: dict[str, str
             raise KeyboardInterrupt from stop
         except ray.train.TrainingFailedError as error:
             raise ModelError(f"training failed: {_first_cause(error)}") from error
+        _, failure = ray.get(board.read.remote())
+    if failure is not None:
+        raise ModelError(failure)
     if result.checkpoint is None:
         raise ModelError("training ended without a checkpoint: raise --train.windows")
     return Path(result.checkpoint.path), int((result.metrics or {}).get("windows", 0))
@@ -170,77 +221,17 @@ def _first_cause(error: BaseException) -> str:
     return str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
 
 
-def worker_loop(config: dict[str, Any]) -> None:
-    """Train on one worker; Ray Train calls it on each."""
-    recipe: Recipe = config["recipe"]
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(max(int(recipe.resources.cpus_per_worker), 1))
-    store = Dataset.open(config["dataset_url"], config["dataset_version"]).store(
-        "train", channels=recipe.network.ppg_channels
-    )
-    graph = grouping.load(config["groups_url"]).graph()
-    units = Units.from_dict(config["units"])
-    model = P2Es.start(recipe.network, recipe.diffusion, units, recipe.train.seed)
-    device = ray.train.torch.get_device()
-    objective = model.objective(recipe.train).to(device)
-    checkpoint = ray.train.get_checkpoint()
-    resume = None
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            resume = TrainingState.load(Path(folder))
-    trainer = Trainer(
-        objective, units, store, graph, recipe.train,
-        rank=rank, world=world, wrap=lambda m: ray.train.torch.prepare_model(m, move_to_device=False), resume=resume,
-    )  # fmt: skip
-    tracker = Tracker.join(config["tracking_uri"], config["run_id"]) if rank == 0 else None
-    _train(trainer, recipe, rank, tracker, config["progress"])
-    if tracker is not None:
-        tracker.flush()
-
-
-def _train(trainer: Trainer, recipe: Recipe, rank: int, tracker: Tracker | None, progress: Any) -> None:
-    every = recipe.train.checkpoint_windows
-    saved = trainer.windows // every
-    step: Step | None = None
-    for step in trainer.steps():
-        if tracker is not None and (step.step % _LOG_EVERY == 0 or step.step == 1):
-            metrics = {f"loss_{name}": value for name, value in step.losses.items()}
-            metrics |= {
-                "learning_rate": step.learning_rate,
-                "grad_norm": step.grad_norm,
-                "windows": step.windows,
-            }
-            tracker.log(step.step, metrics)
-            if progress is not None:
-                progress.update.remote(step.progress, step.windows, step.losses["total"])
-        if step.windows // every > saved:
-            saved = step.windows // every
-            _report(trainer, rank)
-    _report(trainer, rank)
-
-
-def _report(trainer: Trainer, rank: int) -> None:
-    """Hand a checkpoint to Ray Train; a barrier, so every rank comes here at the same step."""
-    metrics = {"windows": trainer.windows, "step": trainer.step}
-    if rank != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        trainer.state().save(Path(folder))
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _finish(
-    recipe: Recipe, dataset: Dataset, units: Units, checkpoint: Path, folder: Path, lineage: dict[str, Any]
-) -> None:
+def _finish(job: Job, dataset: Dataset, checkpoint: Path, folder: Path, lineage: dict[str, Any]) -> None:
     """Turn the last checkpoint into a model: averaged weights, calibrated band, lineage. Renamed when whole."""
-    model = P2Es.start(recipe.network, recipe.diffusion, units, recipe.train.seed)
+    recipe = job.recipe
+    model = start_model(recipe, Units.from_dict(job.units), job.parent)
     state = TrainingState.load(checkpoint)
     average = {k.removeprefix("average."): v for k, v in state.tensors.items() if k.startswith("average.")}
     model.denoiser.load_state_dict(average)
     model.denoiser.eval()
     simulated = all(shard.simulated for shard in dataset.shards("train"))
+    if job.parent is not None:
+        simulated = simulated and bool(P2Es.load(Path(job.parent)).provenance.get("trained_on_simulated_people_only"))
     model.provenance = {**lineage, "trained_on_simulated_people_only": simulated}
     with all_cores():
         model.calibrate(
@@ -260,58 +251,3 @@ def _finish(
         raise P2EsError(f"the model could not be written ({error.strerror}): free some space and run again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-@ray.remote(num_cpus=0)
-class _Progress:
-    """Where rank 0 leaves word of how far it is, and the driver reads it."""
-
-    def __init__(self) -> None:
-        self.latest: tuple[float, int, float] = (0.0, 0, float("nan"))
-
-    def update(self, progress: float, windows: int, loss: float) -> None:
-        self.latest = (progress, windows, loss)
-
-    def read(self) -> tuple[float, int, float]:
-        return self.latest
-
-
-@contextmanager
-def _progress_bar(windows: int, budget_s: float | None) -> Iterator[Any]:
-    """Draw the progress of the workers on the driver's terminal."""
-    actor = _Progress.remote()  # type: ignore[attr-defined]
-    done = threading.Event()
-    bar = tqdm(
-        total=100,
-        desc="train",
-        unit="%",
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-    )
-
-    def follow() -> None:
-        while not done.wait(1.0):
-            try:
-                progress, seen, loss = ray.get(actor.read.remote(), timeout=5)
-            except (ray.exceptions.RayError, RuntimeError):
-                continue
-            bar.n = int(100 * progress)
-            bar.set_postfix_str(f"{seen} windows, loss {loss:.3f}")
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    started = time.monotonic()
-    try:
-        yield actor
-        bar.n = 100
-    finally:
-        done.set()
-        thread.join(timeout=10)
-        bar.refresh()
-        bar.close()
-        ray.kill(actor)
-        log.debug(
-            "training took %.0f s of a budget of %s for %d windows",
-            time.monotonic() - started,
-            budget_s,
-            windows,
-        )

@@ -41,7 +41,7 @@ def rank_main(rank, world, port, store, results):
     trainer = Trainer(
         model.objective(config), units, store, graph, config, rank=rank, world=world, wrap=DistributedDataParallel
     )
-    rows, _ = next(trainer.plan.batches(0, rank, world))
+    rows = next(trainer.plan.batches(0, rank, world))
     batch, t = trainer._batch(rows), torch.full((len(rows),), 0.4)
 
     def gradients(context):

@@ -1,16 +1,23 @@
 """The method as a whole: each part matters, each term trains, a training goes on where it stopped."""
 
+import itertools
+import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from p2es.batching import EpochPlan, NeighbourGraph
+from p2es.checkpoint import COMMIT, TrainingState
 from p2es.conditioning import Units
+from p2es.errors import DivergedError, ModelError
 from p2es.model import FitRecipe, P2Es
 from p2es.network import NetworkConfig
-from p2es.training import TrainConfig, Trainer, TrainingState
+from p2es.training import TrainConfig, Trainer
 
 NETWORK = NetworkConfig(channels=(8, 8), pulse_channels=8, condition=16, prototypes=3)
 
@@ -30,20 +37,39 @@ def weights(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.objective.parameters()])
 
 
-def test_each_window_is_seen_once_an_epoch_whatever_the_number_of_ranks(simulated_store):
+def first_batches(plan, windows, rank=0, world=1, seen=0):
+    """This rank's parts of the global batches that begin in the next `windows`."""
+    return list(itertools.islice(plan.batches(seen, rank, world), math.ceil(windows / plan.batch)))
+
+
+@pytest.mark.parametrize("batch", [7, 16, 200])
+def test_each_window_is_seen_once_an_epoch_whatever_the_number_of_ranks(simulated_store, batch):
     graph = graph_of(simulated_store)
-    plan = EpochPlan(graph.rows_of(simulated_store.person), graph, batch=7)
+    plan = EpochPlan(graph.rows_of(simulated_store.person), graph, batch=batch)
     n = len(simulated_store)
+    seen = {}
     for world in (1, 2, 3):
-        for epoch in (0, 1):
-            ranks = [list(plan.batches(epoch, rank, world)) for rank in range(world)]
-            assert {len(batches) for batches in ranks} == {plan.count(world)}
-            seen = np.concatenate([rows for batches in ranks for rows, _ in batches])
-            assert sorted(seen) == list(range(n))
-            for parts in zip(*ranks, strict=True):
-                assert sum(len(rows) for rows, _ in parts) == parts[0][1]
-    first, second = (np.concatenate([rows for rows, _ in plan.batches(epoch)]) for epoch in (0, 1))
-    assert not np.array_equal(first, second)
+        ranks = [first_batches(plan, 2 * n, rank, world) for rank in range(world)]
+        assert len({len(parts) for parts in ranks}) == 1
+        for parts in zip(*ranks, strict=True):
+            assert sum(map(len, parts)) == batch, "every rank takes part in every step, and each step is as large"
+            assert all(len(part) for part in parts)
+        seen[world] = np.concatenate([rows for parts in zip(*ranks, strict=True) for rows in parts])
+    for epoch in (0, 1):
+        assert sorted(seen[1][epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert not np.array_equal(seen[1][:n], seen[1][n : 2 * n])
+    assert np.array_equal(seen[1], seen[2])
+    assert np.array_equal(seen[1], seen[3])
+
+
+@given(start=st.integers(0, 300), batch=st.integers(1, 60))
+@settings(max_examples=30, deadline=None)
+def test_the_windows_seen_tell_the_place_in_the_order(simulated_store, start, batch):
+    graph = graph_of(simulated_store)
+    plan = EpochPlan(graph.rows_of(simulated_store.person), graph, batch=batch)
+    whole = np.concatenate(first_batches(plan, start * batch + 3 * batch))
+    later = np.concatenate(list(itertools.islice(plan.batches(start * batch), 3)))
+    assert np.array_equal(whole[start * batch : start * batch + 3 * batch], later)
 
 
 def test_batches_hold_neighbours_more_often_than_chance(simulated_store):
@@ -55,7 +81,7 @@ def test_batches_hold_neighbours_more_often_than_chance(simulated_store):
         pairs = [graph.relations(rows[part])[0].any(axis=1).mean() for part in np.array_split(order, len(order) // 8)]
         return np.mean(pairs)
 
-    drawn = np.concatenate([part for part, _ in plan.batches(0)])
+    drawn = np.concatenate(first_batches(plan, len(rows)))
     shuffled = np.random.default_rng(0).permutation(len(rows))
     assert share(drawn) > share(shuffled)
 
@@ -70,7 +96,7 @@ def test_nobody_is_their_own_neighbour(simulated_store):
 @pytest.mark.parametrize("term", ["wave", "slope", "contrast", "prototype"])
 def test_every_term_of_the_loss_has_a_gradient(simulated_store, term):
     trainer = trainer_of(simulated_store, TrainConfig(batch=16, regression_share=0.0))
-    rows, _ = next(trainer.plan.batches(0))
+    rows = next(trainer.plan.batches())
     terms = trainer.objective(trainer._batch(rows), torch.full((len(rows),), 0.4), torch.Generator().manual_seed(0))
     terms[term].backward()
     denoiser = trainer.objective.denoiser
@@ -88,7 +114,7 @@ def test_every_term_of_the_loss_has_a_gradient(simulated_store, term):
 
 def test_every_parameter_gets_a_gradient(simulated_store):
     trainer = trainer_of(simulated_store, TrainConfig(batch=16, regression_share=0.0))
-    rows, _ = next(trainer.plan.batches(0))
+    rows = next(trainer.plan.batches())
     generator = torch.Generator().manual_seed(0)
     trainer.objective(trainer._batch(rows), torch.full((len(rows),), 0.4), generator)["total"].backward()
     idle = [name for name, p in trainer.objective.named_parameters() if p.grad is None]
@@ -131,6 +157,63 @@ def test_training_stops_and_goes_on_as_if_it_had_not(simulated_store, tmp_path):
     assert torch.equal(weights(resumed), weights(whole))
     for name, value in whole.average.items():
         assert torch.equal(value, resumed.average[name])
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "missing", "no commit", "empty"])
+def test_a_checkpoint_that_is_not_what_was_committed_is_refused(simulated_store, tmp_path, harm):
+    trainer_of(simulated_store, TrainConfig(batch=16)).state().save(tmp_path)
+    assert TrainingState.load(tmp_path).about["seed"] == 0
+    tensors = tmp_path / "state.safetensors"
+    data = tensors.read_bytes()
+    if harm == "cut":
+        tensors.write_bytes(data[:-7])
+    elif harm == "flip":
+        tensors.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    elif harm == "missing":
+        (tmp_path / "state.json").unlink()
+    elif harm == "no commit":
+        (tmp_path / COMMIT).unlink()
+    else:
+        (tmp_path / COMMIT).write_text("")
+    with pytest.raises(ModelError, match="not whole"):
+        TrainingState.load(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_gives_no_state(simulated_store):
+    trainer = trainer_of(simulated_store, TrainConfig(batch=16, learning_rate=1e30, warmup_share=0.0, loss_limit=1e30))
+    with pytest.raises(DivergedError, match="learning-rate"):
+        for _ in trainer.steps():
+            pass
+    with pytest.raises(DivergedError):
+        trainer.state()
+
+
+def test_a_loss_that_explodes_stops_the_training_also_after_a_restart(simulated_store, tmp_path):
+    config = TrainConfig(batch=16, windows=16 * 100)
+    trainer = trainer_of(simulated_store, config)
+    for step in trainer.steps():
+        trainer.mean_losses(step)
+        if step.step == 8:
+            break
+    trainer.state().save(tmp_path)
+    resumed = trainer_of(simulated_store, config, resume=TrainingState.load(tmp_path))
+    step = next(resumed.steps())
+    assert resumed.mean_losses(step)["total"] == pytest.approx(step.losses["total"], rel=1e-6)
+    worse = replace(step, terms={name: 30 * value for name, value in step.terms.items()})
+    with pytest.raises(DivergedError, match="usual"):
+        resumed.mean_losses(worse)
+    assert json.loads((tmp_path / "state.json").read_text())["windows"] == 16 * 8
+
+
+def test_half_precision_learns_nearly_the_same(simulated_store):
+    config = TrainConfig(windows=16 * 10, batch=16, regression_share=0.0)
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = trainer_of(simulated_store, replace(config, precision=precision))
+        losses[precision] = [step.losses["total"] for step in trainer.steps()]
+        assert all(p.dtype == torch.float32 for p in trainer.objective.parameters())
+    assert losses["float32"] != losses["bfloat16"]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.05)
 
 
 def test_training_lowers_the_loss(trained):
