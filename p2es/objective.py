@@ -96,6 +96,20 @@ class Objective(nn.Module):
             "prototype": c.prototype_weight * prototype_loss(logits, batch["cluster"]),
         }
 
+    def unhidden_errors(self, batch: Mapping[str, Tensor], t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Give `errors` with nothing hidden and no lead given: what validation measures."""
+        x, present = batch["x"], batch["present"]
+        z = torch.where(present[..., None], self.denoiser.diffusion.diffuse(x, t, noise), noise)
+        roles = torch.where(present, int(LeadRole.TARGET), int(LeadRole.ABSENT))
+        condition = Condition(
+            ppg=torch.where(batch["ppg_mask"][:, None], batch["ppg"], 0.0),
+            ppg_mask=batch["ppg_mask"],
+            people=batch["people"],
+            roles=roles,
+            given=torch.zeros_like(x),
+        )
+        return self.errors(self.denoiser(z, t, condition), batch, t)
+
     def errors(self, estimate: Tensor, batch: Mapping[str, Tensor], t: Tensor) -> tuple[Tensor, Tensor]:
         """Give the weighted squared error of value and slope on the observed leads of the lifted estimate."""
         mask = batch["lead_mask"].to(estimate.dtype)

@@ -21,7 +21,7 @@ from p2es.errors import InputError, P2EsError
 from p2es_platform.settings import Settings
 from pipelines.dataset_args import DatasetArgs
 from pipelines.evaluate_args import EvaluateChoice
-from pipelines.recipes import RECIPES, Recipe, named
+from pipelines.recipes import RECIPES, Recipe, TuneConfig, named
 from pipelines.simulator_args import GalleryArgs, PersonArgs
 
 RecipeName = Literal["demo", "small", "base", "large", "site"]
@@ -72,6 +72,13 @@ class TrainArgs(StageArgs):
 
     parent: Annotated[VersionName | None, tyro.conf.arg(name="from")] = None
     """Version to go on from, with its network, weights and scales: fine-tuning on your own data. None starts afresh."""
+
+
+@dataclass(frozen=True)
+class TuneArgs(StageArgs):
+    """A recipe, and what of it is searched."""
+
+    tune: TuneConfig = TuneConfig()
 
 
 @dataclass(frozen=True)
@@ -266,6 +273,25 @@ def _from_parent(args: TrainArgs, settings: Settings) -> tuple[Recipe, Any]:
     return stage.of_parent(args.recipe, parent), parent
 
 
+def tune(args: TuneArgs, settings: Settings) -> int:
+    """Search the numbers of a recipe: many short trainings, the worse ones stopped early."""
+    from pipelines import demo
+    from pipelines import tune as stage
+    from pipelines.search_space import as_options, axes
+
+    axes(args.tune.search, args.recipe)  # A mistake is told before anything is made.
+    with _ray(args.recipe, settings):
+        ready = demo.prepare(args.recipe, settings, _teller())
+        found = stage.run(args.recipe, args.tune, settings, dataset_url=ready.dataset_url, groups_url=ready.groups_url)
+    print(f"{'loss':>8s} {'windows':>8s}  values")
+    for trial in found.trials:
+        print(f"{trial.loss:8.4f} {trial.windows:8d}  {as_options(trial.values)}")
+    best = as_options(found.trials[0].values)
+    print(f"MLflow run {found.run_id} with a child for each; train with the best:")
+    print(f"  p2es train --recipe {args.recipe.name} {best}")
+    return 0
+
+
 def evaluate(args: EvaluateArgs, settings: Settings) -> int:
     """Measure a model, a yardstick or another system's predictions on unseen people, beside controls."""
     from pipelines import evaluate_command
@@ -446,6 +472,7 @@ COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
     "dataset": (dataset, "p2es dataset show NAME"),
     "group": (group, "p2es group --group.neighbours 20"),
     "train": (train, "p2es train --recipe small --train.windows 100000"),
+    "tune": (tune, "p2es tune --tune.trials 20 --tune.search train.learning-rate:log:1e-4:1e-2 train.ema:uniform:.9:1"),
     "evaluate": (evaluate, "p2es evaluate --evaluate.max-windows 400"),
     "promote": (promote, "p2es promote --version 3"),
     "rollback": (rollback, "p2es rollback"),
@@ -466,6 +493,7 @@ ARGUMENTS: dict[str, type] = {
     "dataset": DatasetArgs,
     "group": StageArgs,
     "train": TrainArgs,
+    "tune": TuneArgs,
     "evaluate": EvaluateArgs,
     "promote": PromoteArgs,
     "rollback": RollbackArgs,

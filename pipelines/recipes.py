@@ -132,6 +132,33 @@ class ServeConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """How a recipe is searched."""
+
+    search: tuple[str, ...] = (
+        "train.learning-rate:log:5e-4:8e-3",
+        "train.objective.contrast-weight:log:0.01:0.3",
+        "diffusion.blur-samples:uniform:5:30",
+    )
+    """What is searched: path:log:low:high, path:uniform:low:high, path:int:low:high or path:choice:a,b,c."""
+    trials: int = 12
+    """Trainings that are begun."""
+    windows: int = 20_000
+    """Windows a training sees when it is not stopped."""
+    reduction: int = 3
+    """Of so many trainings one goes on to so many times the windows."""
+    validation_windows: int = 256
+    """Windows of unseen people by which trainings are compared."""
+    cpus_per_trial: float = 2.0
+    gpus_per_trial: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.reduction < 2 or self.validation_windows < 1:
+            raise ConfigError("tune.trials and validation-windows are at least 1, reduction at least 2")
+
+
+@dataclass(frozen=True)
 class Resources:
     """What each stage asks of Ray."""
 

@@ -174,42 +174,54 @@ def _found(folder: Path, tracker: Tracker) -> TrainResult:
 
 def _fit(job: Job, settings: Settings) -> tuple[Path, int]:
     """Run the workers to the end and give the folder of the last checkpoint and the windows seen."""
-    resources = job.recipe.resources
-    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
-    least = resources.min_workers or resources.train_workers
     with progress_bar() as board:
-        trainer = ray.train.torch.TorchTrainer(
-            worker_loop,
-            train_loop_config={"job": replace(job, board=board)},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=resources.train_workers
-                if least == resources.train_workers
-                else (least, resources.train_workers),
-                use_gpu=resources.gpus_per_worker > 0,
-                resources_per_worker=per_worker,
-            ),
-            run_config=ray.train.RunConfig(
-                name=job.name,
-                storage_path=str(settings.folder("runs")),
-                failure_config=ray.train.FailureConfig(max_failures=resources.restarts),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            ),
-        )
-        try:
-            result = trainer.fit()
-        except SystemExit as stop:
-            # Ray Train takes Ctrl-C itself, ends its workers, and leaves by sys.exit(1).
-            raise KeyboardInterrupt from stop
-        except ray.train.TrainingFailedError as error:
-            raise ModelError(f"training failed: {_first_cause(error)}") from error
+        told = replace(job, board=board)
+        left = job.recipe.resources.restarts
+        while True:
+            try:
+                result = _trainer(told, settings).fit()
+                break
+            except SystemExit as stop:
+                # Ray Train takes Ctrl-C itself, ends its workers, and leaves by sys.exit(1).
+                raise KeyboardInterrupt from stop
+            except ray.train.TrainingFailedError as error:
+                raise ModelError(f"training failed: {_first_cause(error)}") from error
+            except ray.exceptions.RayActorError as error:
+                # Ray Train 2.60 starts dead workers again, but not its own controller.
+                if left == 0:
+                    raise ModelError("training failed: Ray Train's controller died; run again to go on") from error
+                left -= 1
+                log.warning("Ray Train's controller died: training goes on from the last checkpoint")
         _, failure = ray.get(board.read.remote())
     if failure is not None:
         raise ModelError(failure)
     if result.checkpoint is None:
         raise ModelError("training ended without a checkpoint: raise --train.windows")
     return Path(result.checkpoint.path), int((result.metrics or {}).get("windows", 0))
+
+
+def _trainer(job: Job, settings: Settings) -> ray.train.torch.TorchTrainer:
+    """Make Ray's trainer; one of the same name goes on from the last checkpoint of the one before."""
+    resources = job.recipe.resources
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    most, least = resources.train_workers, resources.min_workers or resources.train_workers
+    return ray.train.torch.TorchTrainer(
+        worker_loop,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=most if least == most else (least, most),
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=per_worker,
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.name,
+            storage_path=str(settings.folder("runs")),
+            failure_config=ray.train.FailureConfig(max_failures=resources.restarts),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
 
 
 def _first_cause(error: BaseException) -> str:

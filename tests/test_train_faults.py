@@ -73,7 +73,10 @@ class Storage:
         return next((self.folder / "runs").iterdir())
 
     def checkpoints(self):
-        return sorted((self.folder / "runs").glob("*/checkpoint_*/commit.json"))
+        """Those that Ray Train knows of: handed over by every rank."""
+        known = [path.read_text() for path in (self.folder / "runs").glob("*/checkpoint_manager_snapshot.json")]
+        found = sorted((self.folder / "runs").glob("*/checkpoint_*/commit.json"))
+        return [path for path in found if any(path.parent.name in text for text in known)]
 
     def starts(self):
         return [json.loads(line) for line in (self.run_folder() / "starts.jsonl").read_text().splitlines()]
