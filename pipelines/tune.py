@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from pipelines.train_worker import Job, open_trainer
 log = logging.getLogger(__name__)
 
 METRIC = "validation_loss"
+# Of a trial that diverged: ASHA takes quantiles, in which an infinity gives NaN.
+_DIVERGED = 1e9
 # Looks at a trial: as many chances to stop it.
 _LOOKS = 18
 
@@ -133,6 +136,8 @@ def _results(search: _Search, space: Sequence[Axis], folder: Path) -> tuple[Tria
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
+    # MLflow has the figures; Tune's own files of them stay open when a trial is stopped.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     config = search.config
     trainable = tune.with_resources(
         tune.with_parameters(_train, search=search), {"CPU": config.cpus_per_trial, "GPU": config.gpus_per_trial}
@@ -163,7 +168,9 @@ def _results(search: _Search, space: Sequence[Axis], folder: Path) -> tuple[Tria
         figures = result.metrics or {}
         if METRIC in figures:
             values = {path: (result.config or {})[path] for path in search.paths}
-            trials.append(Trial(values, float(figures[METRIC]), int(figures["windows"]), str(figures["run_id"])))
+            loss = float(figures[METRIC])
+            loss = loss if loss < _DIVERGED else math.inf
+            trials.append(Trial(values, loss, int(figures["windows"]), str(figures["run_id"])))
         else:
             log.warning("a trial came to no figure: %s", result.error)
     # A trial that was stopped early is behind one that saw more, whatever its loss was by then.
@@ -214,7 +221,7 @@ def _train(values: dict[str, Any], search: _Search) -> None:
     except DivergedError as error:
         log.warning("%s", error)
         tracker.flush()
-        tune.report({METRIC: math.inf, "windows": recipe.train.windows, "run_id": tracker.run_id})
+        tune.report({METRIC: _DIVERGED, "windows": recipe.train.windows, "run_id": tracker.run_id})
 
 
 def _steps(job: Job, config: TuneConfig, train: TrainConfig, tracker: Tracker) -> None:
