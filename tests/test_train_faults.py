@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -33,7 +34,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-EVERY = 320
+# Not in step with the looks every 20 steps of 16 windows.
+EVERY = 37 * 16
 TINY = Recipe(
     name="tiny",
     simulate=SimulateConfig(people=40, duration_s=32.5),
@@ -170,30 +172,14 @@ def test_after_the_kill_of_a_rank_or_the_controller_the_weights_are_the_same(sto
     assert_one_run_each_step_once(storage)
 
 
-DRIVER = """
-import sys, ray
-sys.path[:0] = {path!r}
-from test_train_faults import Storage, TINY
-from pathlib import Path
-from pipelines import demo
-if __name__ == "__main__":
-    ray.init(address="local", _temp_dir={temp!r}, num_cpus=4, object_store_memory=150_000_000,
-             include_dashboard=False, log_to_driver=False)
-    Storage(Path({folder!r}), demo.Prepared(*{urls!r})).train()
-    ray.shutdown()
-"""
-
-
 @contextlib.contextmanager
-def driver(storage, tmp_path, **environment):
-    """A training in a process group of its own, with a Ray of its own."""
-    temp = tmp_path / "r"
-    path = [str(Path(__file__).parent)]
-    code = DRIVER.format(path=path, temp=str(temp), folder=str(storage.folder), urls=storage.urls)
-    (tmp_path / "driver.py").write_text(code)
+def driver(storage, tmp_path, how="alone", **environment):
+    """A training in a process group of its own, with a Ray of its own: see train_driver.py."""
     log = (tmp_path / "driver.log").open("w")
+    temp = tempfile.mkdtemp(prefix="r")
+    command = [sys.executable, str(Path(__file__).with_name("train_driver.py")), temp, str(storage.folder)]
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "driver.py")],
+        [*command, *storage.urls, how],
         env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
@@ -209,6 +195,7 @@ def driver(storage, tmp_path, **environment):
                 one.kill()
         process.wait(30)
         log.close()
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def test_after_the_kill_of_the_whole_job_the_next_run_goes_on(storage, clean, tmp_path):
@@ -288,3 +275,26 @@ def test_with_failing_calls_between_rays_processes_it_ends_equal_or_fails_cleanl
         assert (model / "model.safetensors").read_bytes() == clean
     else:
         assert not list((storage.folder / "models").glob("*/config.json"))
+
+
+def test_with_a_node_less_it_goes_on_with_fewer_workers(storage, tmp_path):
+    with driver(storage, tmp_path, "elastic") as process:
+        status = process.wait(500)
+    assert status == 0, (tmp_path / "driver.log").read_text()
+    starts = storage.starts()
+    assert [start["workers"] for start in starts] == [2, 1]
+    assert starts[1]["windows"] >= EVERY
+    assert_one_run_each_step_once(storage)
+    [model] = (storage.folder / "models").iterdir()
+    assert json.loads((model / "lineage.json").read_text())["windows"] == TINY.train.windows
+
+
+def test_a_node_that_is_announced_to_leave_is_left_with_a_checkpoint_of_the_moment(storage, clean, tmp_path):
+    with driver(storage, tmp_path, "drain") as process:
+        status = process.wait(500)
+    assert status == 0, (tmp_path / "driver.log").read_text()
+    starts = storage.starts()
+    assert [start["workers"] for start in starts] == [2, 2]
+    assert starts[1]["windows"] % EVERY, "the checkpoint is that of the warning, not one that was due"
+    [model] = (storage.folder / "models").iterdir()
+    assert (model / "model.safetensors").read_bytes() == clean
