@@ -174,7 +174,7 @@ def _results(search: _Search, space: Sequence[Axis], folder: Path) -> tuple[Tria
         else:
             log.warning("a trial came to no figure: %s", result.error)
     # A trial that was stopped early is behind one that saw more, whatever its loss was by then.
-    trials.sort(key=lambda trial: (not math.isfinite(trial.loss), -trial.windows, trial.loss))
+    trials.sort(key=lambda trial: (not math.isfinite(trial.loss), -trial.windows, trial.loss, trial.run_id))
     if not trials or not math.isfinite(trials[0].loss):
         raise ModelError("no trial came to a figure: narrow what is searched")
     return tuple(trials)

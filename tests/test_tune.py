@@ -29,7 +29,7 @@ def searched(local_ray, tmp_path_factory):
     settings = Settings(storage=str(tmp_path_factory.mktemp("storage")), secret="a secret of the tests")
     ready = demo.prepare(TINY, settings, demo.Teller(lambda line: None))
     config = TuneConfig(
-        search=("train.learning-rate:choice:1e-5,3e-3,1e30",), trials=5, windows=288, validation_windows=8, seed=3
+        search=("train.learning-rate:choice:1e-5,3e-3,1e30",), trials=5, windows=288, validation_windows=8, seed=0
     )
     urls = {"dataset_url": ready.dataset_url, "groups_url": ready.groups_url}
     return TINY, settings, config, urls, tune.run(TINY, config, settings, **urls)
