@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from p2es.errors import ConfigError, RemoteError
-from p2es_platform import tracking
+from p2es_platform import metric_sender, mlflow_client
 from p2es_platform.tracking import Tracker
 
 # MLflow 3.17 maps its tables in a way that SQLAlchemy 2.1 will drop.
@@ -97,7 +97,7 @@ def test_large_batches_keep_steps_whole(uri, tmp_path):
 @pytest.mark.parametrize(("per_step", "limit"), [(3, 10), (7, 10), (10, 10), (12, 10), (1, 10)])
 def test_a_batch_ends_between_two_steps(per_step, limit):
     metrics = [mlflow.entities.Metric(str(k), 0.0, 0, step) for step in range(8) for k in range(per_step)]
-    count = tracking._whole_steps(metrics, limit)
+    count = metric_sender._whole_steps(metrics, limit)
     assert 0 < count <= limit
     assert per_step > limit or count % per_step == 0
 
@@ -123,15 +123,15 @@ def test_a_folder_is_uploaded_below_the_given_root(uri, tmp_path):
 def test_unusable_addresses_give_one_line_without_the_password(tmp_path):
     started = time.monotonic()
     with pytest.raises(RemoteError) as caught:
-        tracking.connect("http://user:hunter2@127.0.0.1:9")
+        mlflow_client.connect("http://user:hunter2@127.0.0.1:9")
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 10
     with pytest.raises(ConfigError, match="not an address"):
-        tracking.connect("mlruns")
+        mlflow_client.connect("mlruns")
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(RemoteError, match="cannot be used"):
-        tracking.connect(f"sqlite:///{tmp_path}/mlflow.db")
+        mlflow_client.connect(f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(RemoteError, match="no run"):
         Tracker.join(f"sqlite:///{tmp_path}/other.db", "0" * 32)
 
