@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -107,3 +108,42 @@ def failing_proxy(target: str):
         proxy.shutdown()
         proxy.server_close()
         thread.join()
+
+
+class PostgreSQL:
+    """A real PostgreSQL in a folder of its own, that is stopped and started at will."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        # It refuses to run as root, so there it runs as somebody who may write here only.
+        self.user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+        self.programs, self.folder, self.port = programs, folder, free_port()
+        if self.user:
+            shutil.chown(folder, "nobody", "nogroup")
+        self.call("initdb", "-D", str(folder / "data"), "-U", "mlflow", "-A", "trust", "--no-sync", "-E", "UTF8")
+        self.start()
+        self.call("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "mlflow", "mlflow")
+        self.uri = f"postgresql://mlflow@127.0.0.1:{self.port}/mlflow"
+
+    def call(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self.programs / program), *arguments],
+            cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=120, **self.user,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.folder}"
+        self.call("pg_ctl", "-D", "data", "-l", "postgres.log", "-w", "-o", options, "start")
+
+    def stop(self, how: str = "immediate") -> None:
+        """Stop it as a crash does: what was committed is found again in its log."""
+        self.call("pg_ctl", "-D", "data", "-m", how, "-w", "stop")
+
+
+def postgres_programs() -> Path | None:
+    """Where PostgreSQL's programs are (Debian keeps them off the path), or None."""
+    found = shutil.which("initdb")
+    places = [Path(found).resolve().parent] if found else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    needed = ("initdb", "pg_ctl", "postgres", "createdb")
+    return next((place for place in places if all((place / name).exists() for name in needed)), None)
