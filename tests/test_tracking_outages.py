@@ -99,6 +99,7 @@ for step in range(1, 10):
         print("sent" if sent else "kept", flush=True)
         sys.stdin.readline()
 tracker.attach("samples/one.png", b"picture")
+tracker.flush()
 print("logged", flush=True)
 time.sleep(600)
 """
