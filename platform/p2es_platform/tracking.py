@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 FINGERPRINT_TAG = "p2es.fingerprint"
 
-_JOIN_S = 10.0
+_JOIN_S = 30.0
 _PATIENCE_S = 60.0
 # Who pressed Ctrl-C wants the prompt back.
 _PATIENCE_KILLED_S = 5.0
