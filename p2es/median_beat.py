@@ -143,20 +143,20 @@ def _inside(at: Array, leads: Array) -> Mask:
     return (at >= 0) & (at <= leads.shape[1] - 1)
 
 
-def median_of_leads(leads: Array, present: Mask, at: Array) -> MedianBeat:
-    """Give the median beat of what `at_work_rate` gives."""
+def median_of_leads(leads: Array, present: Mask, at: Array, usual: Mask | None = None) -> MedianBeat:
+    """Give the median beat of what `at_work_rate` gives; of the beats `usual` (beat,), else those that are `alike`."""
     if at.size == 0:
         return _no_beat(present, 0, "no beats were found")
     rr_s = float(np.median(np.diff(at))) / WORK_HZ if at.size > 1 else nan
-    same = alike(leads, at)
-    left_out = int(np.count_nonzero(~same))
-    if np.count_nonzero(same) < max(at.size / 3, 2 if left_out else 1):
+    usual = alike(leads, at) if usual is None else usual
+    left_out = int(np.count_nonzero(~usual))
+    if np.count_nonzero(usual) < max(at.size / 3, 2 if left_out else 1):
         return _no_beat(present, left_out, "no three of ten beats are alike")
-    at = at[_undisturbed(same)]
+    at = at[_undisturbed(usual)]
     before, after = reach_of(rr_s)
     pieces, r_sample = _aligned(leads, at, np.arange(-before, after))
     middle = median_of(pieces)
-    error = _error(pieces, middle)
+    error = error_of(pieces, middle)
     return MedianBeat(middle, error, pieces, present, r_sample, rr_s, len(pieces), left_out)
 
 
@@ -303,7 +303,7 @@ def _spread(first: int, last: int) -> tuple[NDArray[np.intp], Array]:
     return coarse, np.array([np.interp(offsets, coarse, row) for row in np.eye(coarse.size)])
 
 
-def _error(pieces: Array, middle: Array) -> Array:
+def error_of(pieces: Array, middle: Array) -> Array:
     """Give the standard error (8, time) of a median of beats, each smoothed over 10 ms."""
     n, _, length = pieces.shape
     if n < 3:
