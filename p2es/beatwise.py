@@ -303,13 +303,13 @@ def _shift(template: Array, beats: Array, first: float, last: float) -> Array:
 def _without_line(x: Array) -> Array:
     """Take the straight line off (..., time)."""
     line = _line(x.shape[-1])
-    return x - x.mean(axis=-1, keepdims=True) - (x @ line)[..., None] * line
+    return np.asarray(x - x.mean(axis=-1, keepdims=True) - (x @ line)[..., None] * line, np.float64)
 
 
 def _line(length: int) -> Array:
     """Give a straight line (length,) through 0, of norm 1."""
     line = np.arange(length) - 0.5 * (length - 1)
-    return line / max(float(np.linalg.norm(line)), 1e-12)
+    return np.asarray(line / max(float(np.linalg.norm(line)), 1e-12), np.float64)
 
 
 def _top(values: Array, best: NDArray[np.intp]) -> Array:
