@@ -155,10 +155,8 @@ def main() -> None:
     if measured is None:
         print("\nLUDB is not there: set P2ES_RECORDINGS to the folder that has ludb/data")
     else:
-        print(
-            f"\nLUDB: {measured['records']} records, {measured['beats']} beats, {measured['false_beats']} false, P found in"
-            f" {measured['false_p']} of {measured['beats_without_p']} beats where no lead has a mark; found less marked, ms"
-        )
+        of = "{records} records, {beats} beats, {false_beats} false; P found in {false_p} of {beats_without_p} without"
+        print(f"\nLUDB, found less marked, ms: {of.format(**measured)}")
         print(f"{HEAD} {'CSE SD':>7s}")
         for figure in (*MARKS, *INTERVALS):
             print(row(figure, measured[figure], CSE_SD_MS.get(figure)))

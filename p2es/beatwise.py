@@ -48,8 +48,8 @@ _STRETCHES = np.linspace(0.75, 1.30, 56)
 _MIN_LIKENESS = 0.5
 # Samples beside QRS that tell where its flanks are, and the most they are moved at a time.
 _FLANK, _MAX_SHIFT = 8, 10.0
-# Samples beside P that it is fitted with.
-_P_AROUND = 10
+# Samples beside P that it is fitted with, and the least between what is fitted of it and QRS.
+_P_AROUND, _P_ROOM = 10, 8
 # T is fitted from so many samples after QRS to so many after its usual end, but not nearer to the onset of the next
 # QRS; and so many after its peak must be seen.
 _T_AFTER, _T_BEYOND, _NEXT, _T_SEEN = 10, 15, 10, 10
@@ -136,8 +136,11 @@ def delineate_beats(
     leads, present, at = at_work_rate(ecg_mv, fs_hz, r_peaks_s)
     marks = _Marks(at, leads.shape[1])
     rr = np.diff(at, prepend=nan)
-    same = alike(leads, at) if at.size else np.zeros(0, bool)
-    premature, pause = _early_and_late(rr)
+    if not at.size:
+        nothing = np.zeros(0, bool)
+        return marks.result(rr, nothing, nothing, nothing)
+    same = alike(leads, at)
+    premature, pause = _early_and_late(rr, same)
     steady = same & ~premature
     if np.count_nonzero(steady) < max(3, at.size / 3):
         steady = same
@@ -145,22 +148,31 @@ def delineate_beats(
     waves, missing = _waves_of(beat, rr / WORK_HZ, steady)
     if "QRS" in waves:
         pieces = _Pieces(leads, at, steady, beat)
-        _usual_beats(marks, pieces, beat, waves, missing, same)
-        for k in map(int, np.flatnonzero(~same)):
+        qrs = waves["QRS"]
+        whole = (at + qrs.on >= beat.r_sample) & (at + qrs.off <= leads.shape[1] - 1 + beat.r_sample)
+        # Of a QRS that is cut not even the shape is known.
+        marks.miss(np.flatnonzero(~whole), dict.fromkeys(("P", "QRS", "T"), CUT))
+        _usual_beats(marks, pieces, beat, waves, missing, same & whole)
+        for k in map(int, np.flatnonzero(~same & whole)):
             _other_beat(marks, pieces, k, rr, beat)
     else:
         marks.miss(np.arange(at.size), missing)
     return marks.result(rr / WORK_HZ, same, premature, pause)
 
 
-def _early_and_late(rr: Array) -> tuple[Mask, Mask]:
-    """Tell which beats (beat,) come early and late, by the interval before each and those nearby."""
+def _early_and_late(rr: Array, same: Mask) -> tuple[Mask, Mask]:
+    """Tell which beats (beat,) come early and late, by the interval before each and those nearby.
+
+    The beat after one that is interpolated, of another shape and between two that come when they should, is not early.
+    """
     padded = np.concatenate([np.full(4, nan), rr, np.full(4, nan)])
     nearby = np.lib.stride_tricks.sliding_window_view(padded, 9)
     known = np.isfinite(nearby).any(axis=1)
     usual = np.full(rr.size, nan)
     usual[known] = np.nanmedian(nearby[known], axis=1)
-    return rr < PREMATURE * usual, rr > PAUSE * usual
+    before, odd = np.concatenate([[nan], rr])[: rr.size], np.concatenate([[False], ~same])[: rr.size]
+    in_time = same & odd & (before + rr < usual / PREMATURE)
+    return (rr < PREMATURE * usual) & ~in_time, rr > PAUSE * usual
 
 
 def _waves_of(beat: MedianBeat, rr_s: Array, steady: Mask) -> tuple[dict[str, Wave], dict[str, str]]:
@@ -365,7 +377,8 @@ def _stretch(usual: _Usual, group: NDArray[np.intp], window: NDArray[np.intp]) -
 def _usual_p(marks: _Marks, usual: _Usual, on: Array) -> None:
     """Mark P by the shift that makes the template's P the beat's, but for a straight line under it."""
     qrs, p = usual.waves["QRS"], usual.waves["P"]
-    first, last = max(round(p.on) - _P_AROUND, 0), min(round(p.off) + _P_AROUND, round(qrs.on))
+    # Where P runs into QRS its end is left out, so that it may come later.
+    first, last = max(round(p.on) - _P_AROUND, 0), min(round(p.off) + _P_AROUND, round(qrs.on) - _P_ROOM)
     earliest, latest = max(first - _P_EARLIER, 0), min(first + _P_LATER, round(qrs.on) - (last - first))
     lags = np.arange(earliest, latest + 1) - first
     shape = _without_line(usual.template[:, first:last])

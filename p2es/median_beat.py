@@ -218,13 +218,13 @@ def alike(leads: Array, at: Array) -> Mask:
     same = near @ near.T > 0.8 * np.maximum(np.outer(size, size), 1e-12)
     kept = same[np.argmax(same.sum(axis=1))]
     for _ in range(2):
+        if not kept.any():
+            break
         template = median_of(near[kept])
         misfit = np.square(near - template).sum(axis=1)
         # The second term lets noise pass that all beats have.
         limit = 0.15 * template @ template + 3.0 * np.quantile(misfit, 0.25)
         kept = misfit < min(limit, 0.6 * template @ template)
-        if not kept.any():
-            break
     return kept
 
 

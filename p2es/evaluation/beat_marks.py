@@ -60,7 +60,7 @@ def errors_of(found: BeatMarks, true_s: Mapping[str, Array], *, duration_s: floa
     true_s : mapping of array (beat,)
         `r` and `MARKS`, seconds from the start of the window; NaN for what is not there.
     duration_s : float
-        Of the window; a true wave that reaches beyond it is cut. NaN: none does.
+        Of the window; a true wave that reaches beyond it is cut, and so is a beat whose QRS does. NaN: none.
     """
     r_s = true_s["r"]
     pairs = match(r_s, found.r_s, TOLERANCE_S)
@@ -72,9 +72,9 @@ def errors_of(found: BeatMarks, true_s: Mapping[str, Array], *, duration_s: floa
         wave = name.split("_")[0]
         values, cut = np.full(r_s.size, nan), np.zeros(r_s.size, bool)
         values[has], cut[has] = getattr(found, f"{name}_s")[mine[has]], found.cut(WAVES[wave])[mine[has]]
-        for end in (f"{wave}_on", f"{wave}_off"):
-            outside = true_s.get(end, np.full(r_s.size, nan))
-            cut |= (outside < 0) | (outside > duration_s)
+        # Of a beat whose QRS is cut nothing is asked.
+        for end in {f"{wave}_on", f"{wave}_off", "qrs_on", "qrs_off"} & true_s.keys():
+            cut |= (true_s[end] < 0) | (true_s[end] > duration_s)
         there = np.isfinite(true_s[name])
         status = np.where(cut, CUT_OFF, np.where(np.isfinite(values), FOUND, FAILED))
         statuses[name] = np.where(there, status, ABSENT)
