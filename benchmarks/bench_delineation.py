@@ -148,9 +148,10 @@ def main() -> None:
             print(row(f"{figure[:-3].upper()}, every beat", summary[figure]))
         for figure, column in zip(INTERVALS, medians[name].T, strict=True):
             kept = column[np.isfinite(column)]
+            spread = f"{kept.mean():7.1f} {kept.std(ddof=1):6.1f}" if kept.size > 1 else f"{'-':>7s} {'-':>6s}"
+            failed = 100 * (1 - kept.size / column.size)
             print(
-                f"{figure[:-3].upper() + ', median beat':34s} {kept.mean():7.1f} {kept.std(ddof=1):6.1f}"
-                f"{'':30s} {column.size:7d} {'':5s} {100 * (1 - kept.size / column.size):7.2f}"
+                f"{figure[:-3].upper() + ', median beat':34s} {spread}{'':30s} {column.size:7d} {'':5s} {failed:7.2f}"
             )
     if measured is None:
         print("\nLUDB is not there: set P2ES_RECORDINGS to the folder that has ludb/data")
