@@ -19,8 +19,8 @@ from p2es.windows import FS_HZ, Window, decode
 from p2es_platform import registry
 from p2es_platform.cluster import connect
 from p2es_platform.dataset import Dataset
+from p2es_platform.mlflow_client import without_credentials
 from p2es_platform.settings import Settings
-from p2es_platform.tracking import without_credentials
 from pipelines import evaluate, group, ingest, promote, simulate, train
 from pipelines.recipes import Recipe
 from serve.client import Client

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from p2es_platform import doctor, tracking
+from p2es_platform import doctor, mlflow_client
 from p2es_platform.settings import Settings
 
 # MLflow 3.17 maps its tables in a way that SQLAlchemy 2.1 will drop.
@@ -90,7 +90,7 @@ def test_the_database_is_asked_whether_it_can_be_written(tmp_path):
     path = tmp_path / "mlflow.db"
     settings = places(tmp_path, mlflow_tracking_uri=f"sqlite:///{path}")
     assert "first use" in look(settings)["mlflow"].detail
-    tracking.connect(f"sqlite:///{path}")
+    mlflow_client.connect(f"sqlite:///{path}")
     before = path.read_bytes()
     assert look(settings)["mlflow"].ok
     assert path.read_bytes() == before

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2es.errors import DatasetError, InputError
 from p2es.windows import WINDOW_SCHEMA
-from p2es_platform import maintenance, splits, storage, tracking, versions
+from p2es_platform import maintenance, mlflow_client, splits, storage, versions
 from p2es_platform.dataset import Dataset, PartWriter, commit, rewrite_part
 from p2es_platform.exposure import models_that_saw
 from p2es_platform.verifying import problems
@@ -126,7 +126,7 @@ def test_a_deletion_is_repeated_without_another_version(url, people):
 
 def test_models_that_saw_a_person_are_listed(url, people, settings):
     digest = Dataset.open(url).hash
-    client = tracking.connect(settings.tracking_uri)
+    client = mlflow_client.connect(settings.tracking_uri)
     experiment = client.create_experiment("p2es")
     for name, tag in (("saw", digest), ("did-not", "0" * 64)):
         client.create_run(experiment, run_name=name, tags={"p2es.dataset_hash": tag})

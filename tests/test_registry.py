@@ -12,9 +12,10 @@ from p2es.evaluation.goals import GOALS
 from p2es.evaluation.report import VERSION
 from p2es_platform import audit, registry
 from p2es_platform.gate import FOLLOWS_PULSE, Check, GateReport
+from p2es_platform.mlflow_client import connect
 from p2es_platform.registry import Registry, folder_sha256
 from p2es_platform.settings import Settings
-from p2es_platform.tracking import Tracker, connect
+from p2es_platform.tracking import Tracker
 from pipelines import promote
 from pipelines.recipes import demo
 

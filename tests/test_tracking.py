@@ -1,42 +1,21 @@
+import json
 import math
-import os
-import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import mlflow
 import pytest
-import requests
+from tracked import DIGEST, history, start, status, steps
 
 from p2es.errors import ConfigError, RemoteError
-from p2es_platform import tracking
+from p2es_platform import metric_sender, mlflow_client
+from p2es_platform.dataset import Dataset, commit, write_part
+from p2es_platform.run_description import DatasetDetails
 from p2es_platform.tracking import Tracker
 
 # MLflow 3.17 maps its tables in a way that SQLAlchemy 2.1 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-
-DIGEST = "0123456789abcdef" * 2
-
-
-def start(uri: str, root: Path, fingerprint: str = "aa", **changes) -> Tracker:
-    arguments = {
-        "experiment": "p2es",
-        "name": "demo-aa",
-        "fingerprint": fingerprint,
-        "params": {"train": {"batch": 64, "rates": {"first": 0.1}}},
-        "tags": {"p2es.recipe": "demo"},
-        "dataset_name": "demo",
-        "dataset_digest": DIGEST,
-        "artifact_root": str(root / "artifacts"),
-    }
-    return Tracker.start(uri, **arguments | changes)
-
-
-def steps(uri: str, run_id: str, key: str = "loss") -> list[int]:
-    return [m.step for m in mlflow.MlflowClient(tracking_uri=uri).get_metric_history(run_id, key)]
 
 
 @pytest.fixture
@@ -53,9 +32,9 @@ def test_a_restart_goes_on_in_the_same_run_and_logs_no_step_twice(uri, tmp_path)
     resumed = start(uri, tmp_path)
     worker = Tracker.join(uri, resumed.run_id)
     for step in range(6, 15):  # from the checkpoint at step 5
-        worker.log(step, {"loss": 1 / step, "grad_norm": 1.0})
-    assert worker.flush()
-    resumed.finish("FINISHED")
+        worker.log(step, {"loss": 2 / step, "grad_norm": 1.0})
+    assert worker.close()
+    assert resumed.finish("FINISHED")
 
     assert resumed.run_id == first.run_id
     assert steps(uri, first.run_id) == list(range(1, 15))
@@ -63,14 +42,13 @@ def test_a_restart_goes_on_in_the_same_run_and_logs_no_step_twice(uri, tmp_path)
 
 
 def test_a_failed_run_is_resumed_and_a_finished_one_stays_finished(uri, tmp_path):
-    client = mlflow.MlflowClient(tracking_uri=uri)
     failed = start(uri, tmp_path)
     failed.finish("FAILED")
     resumed = start(uri, tmp_path)
-    assert (resumed.run_id, client.get_run(failed.run_id).info.status) == (failed.run_id, "RUNNING")
+    assert (resumed.run_id, status(uri, failed.run_id)) == (failed.run_id, "RUNNING")
     resumed.finish("FINISHED")
     assert start(uri, tmp_path).run_id == failed.run_id
-    assert client.get_run(failed.run_id).info.status == "FINISHED"
+    assert status(uri, failed.run_id) == "FINISHED"
     assert start(uri, tmp_path, fingerprint="bb").run_id != failed.run_id
 
 
@@ -97,7 +75,7 @@ def test_large_batches_keep_steps_whole(uri, tmp_path):
 @pytest.mark.parametrize(("per_step", "limit"), [(3, 10), (7, 10), (10, 10), (12, 10), (1, 10)])
 def test_a_batch_ends_between_two_steps(per_step, limit):
     metrics = [mlflow.entities.Metric(str(k), 0.0, 0, step) for step in range(8) for k in range(per_step)]
-    count = tracking._whole_steps(metrics, limit)
+    count = metric_sender._whole_steps(metrics, limit)
     assert 0 < count <= limit
     assert per_step > limit or count % per_step == 0
 
@@ -106,8 +84,7 @@ def test_an_infinite_loss_is_not_stored_as_a_number(uri, tmp_path):
     tracker = start(uri, tmp_path)
     tracker.log(1, {"loss": math.inf})
     assert tracker.flush()
-    history = mlflow.MlflowClient(tracking_uri=uri).get_metric_history(tracker.run_id, "loss")
-    assert math.isnan(history[0].value)
+    assert math.isnan(history(uri, tracker.run_id)[0].value)
 
 
 def test_a_folder_is_uploaded_below_the_given_root(uri, tmp_path):
@@ -123,70 +100,82 @@ def test_a_folder_is_uploaded_below_the_given_root(uri, tmp_path):
 def test_unusable_addresses_give_one_line_without_the_password(tmp_path):
     started = time.monotonic()
     with pytest.raises(RemoteError) as caught:
-        tracking.connect("http://user:hunter2@127.0.0.1:9")
+        mlflow_client.connect("http://user:hunter2@127.0.0.1:9")
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 10
     with pytest.raises(ConfigError, match="not an address"):
-        tracking.connect("mlruns")
+        mlflow_client.connect("mlruns")
     (tmp_path / "mlflow.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(RemoteError, match="cannot be used"):
-        tracking.connect(f"sqlite:///{tmp_path}/mlflow.db")
+        mlflow_client.connect(f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(RemoteError, match="no run"):
         Tracker.join(f"sqlite:///{tmp_path}/other.db", "0" * 32)
 
 
-def serve_mlflow(folder: Path, port: int) -> subprocess.Popen:
-    options = {
-        "--host": "127.0.0.1",
-        "--port": str(port),
-        "--workers": "1",
-        "--backend-store-uri": f"sqlite:///{folder}/server.db",
-        "--artifacts-destination": str(folder / "served"),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *(part for option in options.items() for part in option)],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-    )
-    for _ in range(240):
-        try:
-            if requests.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
-                return process
-        except requests.RequestException:
-            time.sleep(0.25)
-    end(process)
-    raise AssertionError("the MLflow server did not start in 60 s")
+def test_metrics_of_one_step_may_come_one_after_the_other(uri, tmp_path):
+    tracker = start(uri, tmp_path)
+    for step in range(1, 4):
+        tracker.log(step, {"loss": 1.0})
+        tracker.log(step, {"validation_loss": 2.0})
+        tracker.log(step, {"loss": 9.0})  # once is enough
+    assert tracker.flush()
+    assert steps(uri, tracker.run_id) == steps(uri, tracker.run_id, "validation_loss") == [1, 2, 3]
+    assert {metric.value for metric in history(uri, tracker.run_id)} == {1.0}
 
 
-def end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def test_a_restart_reads_no_histories(uri, tmp_path, monkeypatch):
+    tracker = start(uri, tmp_path)
+    tracker.log(500, {"loss": 1.0})
+    tracker.log(3, {"system/cpu_utilization_percentage": 1.0})
+    assert tracker.flush()
+    monkeypatch.setattr(mlflow.MlflowClient, "get_metric_history", None)
+    joined = Tracker.join(uri, tracker.run_id)
+    assert (joined.next_step("loss"), joined.next_step("system/"), joined.next_step("other")) == (501, 4, 0)
 
 
-@pytest.mark.slow
-def test_training_goes_on_while_the_server_is_gone_and_nothing_is_lost(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    server = serve_mlflow(tmp_path, port)
-    try:
-        tracker = start(uri, tmp_path)
-        tracker.log(1, {"loss": 1.0})
-        assert tracker.flush()
-        end(server)
-        tracker.log(2, {"loss": 0.5})
-        assert not tracker.flush()
-        tracker.log(3, {"loss": 0.4})
-        assert not tracker.flush()
-        assert caplog.text.count("does not take the metrics") == 1
-        server = serve_mlflow(tmp_path, port)
-        assert tracker.flush()
-        assert steps(uri, tracker.run_id) == [1, 2, 3]
-    finally:
-        end(server)
+def test_the_recipe_is_an_artifact_as_it_was_given(uri, tmp_path):
+    params = {"train": {"batch": 64, "channels": (8, 16), "place": Path("a")}}
+    start(uri, tmp_path, params=params)
+    (found,) = (tmp_path / "artifacts").rglob("recipe.json")
+    assert json.loads(found.read_text()) == {"train": {"batch": 64, "channels": [8, 16], "place": "a"}}
+
+
+def test_a_file_that_is_attached_again_is_the_newer_one(uri, tmp_path):
+    tracker = start(uri, tmp_path, spool=tmp_path / "spool")
+    tracker.attach("samples/step-0000001.png", b"first")
+    assert tracker.flush()
+    tracker.attach("samples/step-0000001.png", b"second")
+    tracker.attach("curves.png", b"curves")
+    assert tracker.finish("FINISHED")
+    found = {path.name: path.read_bytes() for path in (tmp_path / "artifacts").rglob("*.png")}
+    assert found == {"step-0000001.png": b"second", "curves.png": b"curves"}
+
+
+def test_the_dataset_is_an_input_with_its_windows_and_people(uri, tmp_path, twelve_windows):
+    url = str(tmp_path / "archive")
+    records = {window.recording: "sha" for window in twelve_windows}
+    commit(url, [write_part(url, "a", "simulated", records, twelve_windows, [])], {})
+    details = DatasetDetails.of(Dataset.open(url))
+    tracker = start(uri, tmp_path, dataset_details=details)
+    inputs = mlflow.MlflowClient(tracking_uri=uri).get_run(tracker.run_id).inputs.dataset_inputs
+    found = {entry.tags[0].value: entry.dataset for entry in inputs}
+    assert {entry.tags[0].key for entry in inputs} == {"mlflow.data.context"}
+    assert (found["training"].name, found["validation"].name) == ("demo", "demo/validation")
+    assert {dataset.source for dataset in found.values()} == {url}
+    profiles = {context: json.loads(dataset.profile) for context, dataset in found.items()}
+    assert (profiles["training"]["windows"], profiles["training"]["people"]) == (6, 2)
+    assert (profiles["validation"]["windows"], profiles["validation"]["people"]) == (3, 1)
+    assert json.loads(found["training"].schema)["columns"]["person"] == "string"
+
+
+def test_logging_costs_the_training_less_than_a_fifth_of_a_millisecond(uri, tmp_path):
+    tracker = start(uri, tmp_path, spool=tmp_path / "spool")
+    metrics = {f"loss_{k}": 0.1 for k in range(12)}
+    tracker.log(1, metrics)
+    started = time.thread_time()
+    for step in range(2, 402):
+        tracker.log(step, metrics)
+    # The thread's own time: the sender and other processes do not count.
+    assert (time.thread_time() - started) / 400 < 2e-4
+    assert tracker.flush()

@@ -123,7 +123,7 @@ def _mlflow(settings: Settings) -> str:
     uri = settings.tracking_uri
     if uri.startswith("sqlite:///"):
         return f"{version}, {_sqlite(Path(uri.removeprefix('sqlite:///')))}"
-    from p2es_platform.tracking import connect, without_credentials
+    from p2es_platform.mlflow_client import connect, without_credentials
 
     connect(uri)
     return f"{version}, {without_credentials(uri)} answers (writing was not tried)"

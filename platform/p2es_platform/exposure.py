@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2es.errors import RemoteError
+from p2es_platform.mlflow_client import MLFLOW_ERRORS, connect, first_line
 from p2es_platform.registry import Registry
 from p2es_platform.settings import Settings
-from p2es_platform.tracking import MLFLOW_ERRORS, connect, first_line
 
 _HASH_TAG = "p2es.dataset_hash"
 

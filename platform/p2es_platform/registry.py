@@ -24,8 +24,8 @@ from mlflow.exceptions import MlflowException
 from p2es.errors import ConfigError, ModelError, RemoteError
 from p2es_platform import audit
 from p2es_platform.gate import GateReport
+from p2es_platform.mlflow_client import MLFLOW_ERRORS, connect, first_line
 from p2es_platform.settings import Settings
-from p2es_platform.tracking import MLFLOW_ERRORS, connect, first_line
 
 NAME = "p2es"
 CHAMPION = "champion"

@@ -1,149 +1,49 @@
-"""One MLflow run for one training, across restarts."""
+"""One MLflow run for one training, across restarts and outages of MLflow."""
 
+import json
 import logging
-import math
-import os
-import subprocess
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import mlflow
-import requests
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
-from sqlalchemy.exc import SQLAlchemyError
 
 from p2es.errors import ConfigError, RemoteError
+from p2es_platform.metric_sender import OUTAGES, Sender
+from p2es_platform.metric_spool import runs_in
+from p2es_platform.mlflow_client import MLFLOW_ERRORS, connect, first_line, is_server
+from p2es_platform.run_description import DatasetDetails, dataset_inputs, describe
 
 log = logging.getLogger(__name__)
 
 FINGERPRINT_TAG = "p2es.fingerprint"
 
-# MLflow's own limits for one log_batch.
-_METRICS_A_BATCH = 1000
-_PARAMS_A_BATCH = 100
-_PARAM_LENGTH = 6000
-
-# 100 single log_metric calls took 2.3 s, one batch of them a few ms.
-_SEND_EVERY_S = 5.0
-_RETRY_AFTER_S = 30.0
-
-# What MLflow raises when its server, database or files fail.
-MLFLOW_ERRORS = (MlflowException, SQLAlchemyError, requests.RequestException, OSError)
-
-
-def connect(tracking_uri: str) -> mlflow.MlflowClient:
-    """Give a client of an MLflow that answers.
-
-    Raises
-    ------
-    ConfigError
-        When the address is not one that MLflow can use.
-    RemoteError
-        When the server does not answer within 5 s, or the database cannot be opened.
-    """
-    shown = without_credentials(tracking_uri)
-    if tracking_uri.startswith(("http://", "https://")):
-        _require_answer(tracking_uri)
-    elif tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    elif "://" not in tracking_uri:
-        raise ConfigError(f"MLFLOW_TRACKING_URI={shown} is not an address: write http://host:5000 or sqlite:///file")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    try:
-        client = mlflow.MlflowClient(tracking_uri=tracking_uri)
-        client.search_experiments(max_results=1)
-    except MLFLOW_ERRORS as error:
-        raise RemoteError(f"MLflow at {shown} cannot be used ({first_line(error)}): check the address") from error
-    return client
-
-
-def without_credentials(uri: str) -> str:
-    """Give the address as it may be shown: without user and password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
-
-
-def first_line(error: BaseException) -> str:
-    """Give the first line of an error, or its type where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _require_answer(tracking_uri: str) -> None:
-    # MLflow's own client retries a dead address for minutes before it gives up.
-    shown = without_credentials(tracking_uri)
-    try:
-        status = requests.get(f"{tracking_uri.rstrip('/')}/health", timeout=5).status_code
-    except requests.RequestException as error:
-        reason = type(error).__name__
-        raise RemoteError(f"MLflow at {shown} does not answer ({reason}): start it or correct the address") from error
-    if status >= 500:
-        raise RemoteError(f"MLflow at {shown} answers {status}: look at its log")
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Turn a nested configuration into MLflow parameters: `train.batch` -> `64`."""
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)[:_PARAM_LENGTH]
-    return flat
-
-
-def git_commit() -> str | None:
-    """Give the commit of the checkout this package is in, `-dirty` when changed; None when it is in none."""
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(here.parent), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # An installed copy may lie inside somebody else's checkout; only one that tracks this file counts.
-    if git("ls-files", "--error-unmatch", here.name) is None:
-        return None
-    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+_JOIN_S = 30.0
+_PATIENCE_S = 60.0
+# Who pressed Ctrl-C wants the prompt back.
+_PATIENCE_KILLED_S = 5.0
 
 
 class Tracker:
     """Writes one MLflow run. The driver makes it by `start`, rank 0 of the workers by `join`.
 
-    `log` never waits for MLflow and never raises because of it: lines are sent in batches by a thread, and
-    kept while MLflow does not answer.
+    `log` and `attach` never wait for MLflow and never raise because of it (`metric_sender.Sender`): batches are sent
+    by a thread, and what MLflow does not take stays in memory and in the spool, a folder. A process that is killed
+    leaves its part of the spool to the next one that starts or joins the run. Each metric has a step once, whoever logs
+    it again.
 
     Attributes
     ----------
     run_id : str
     """
 
-    def __init__(self, client: mlflow.MlflowClient, run_id: str, last_step: int) -> None:
+    def __init__(self, tracking_uri: str, run_id: str, spool: Path | None = None) -> None:
         self.run_id = run_id
-        self._client = client
-        self._last_step = last_step
-        self._waiting: list[Metric] = []
-        self._lock = threading.Lock()
-        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
-        self._sending: Future[bool] | None = None
-        self._next_send = time.monotonic() + _SEND_EVERY_S
-        self._warned = False
+        self._uri = tracking_uri
+        self._sender = Sender(tracking_uri, run_id, spool)
 
     @classmethod
     def start(
@@ -157,20 +57,30 @@ class Tracker:
         tags: Mapping[str, str],
         dataset_name: str,
         dataset_digest: str,
+        dataset_details: DatasetDetails | None = None,
         artifact_root: str | None = None,
+        spool: Path | None = None,
     ) -> Self:
         """Create the run of a training, or find the one that has its fingerprint.
 
-        A finished run is given as it is; one that was killed or failed is set running again.
+        A finished run is given as it is; one that was killed or failed is set running again. What the spool holds of an
+        earlier attempt is sent.
 
         Parameters
         ----------
         params : mapping
-            Nested configuration; logged flattened.
+            Nested configuration; logged flattened, and whole as the artifact `recipe.json`.
+        tags : mapping
+            Lineage and whatever else the run shall be found by.
         dataset_digest : str
             At most 36 characters (MLflow's limit).
+        dataset_details : DatasetDetails, optional
+            Source, schema and profiles of its uses, for MLflow's page of the dataset.
         artifact_root : str, optional
             Where the artifacts go when there is no MLflow server, which has a place of its own.
+        spool : Path, optional
+            A folder that keeps what MLflow has not taken, the same for each attempt and for the workers. Without one,
+            what MLflow has not taken is lost with the process.
 
         Raises
         ------
@@ -179,111 +89,195 @@ class Tracker:
         """
         client = connect(tracking_uri)
         try:
-            root = None if tracking_uri.startswith(("http://", "https://")) else artifact_root
+            root = None if is_server(tracking_uri) else artifact_root
             experiment_id = _experiment(client, experiment, root)
             run = _find(client, experiment_id, fingerprint)
             if run is None:
                 run = client.create_run(experiment_id, run_name=name, tags={FINGERPRINT_TAG: fingerprint})
             elif run.info.status != "FINISHED":
                 client.update_run(run.info.run_id, status="RUNNING")
-            _describe(client, run, params, tags, dataset_name, dataset_digest)
-            return cls(client, run.info.run_id, _last_step(client, run))
+            describe(client, run, params, tags, dataset_inputs(dataset_name, dataset_digest, dataset_details))
         except MLFLOW_ERRORS as error:
             raise RemoteError(f"MLflow refused the run ({first_line(error)}): see `p2es doctor`") from error
+        tracker = cls(tracking_uri, run.info.run_id, spool)
+        if run.info.status != "FINISHED":
+            tracker._sender.spool.drop_end()
+            tracker.attach("recipe.json", json.dumps(params, indent=1, default=str).encode())
+        tracker.flush()
+        return tracker
 
     @classmethod
-    def join(cls, tracking_uri: str, run_id: str) -> Self:
-        """Write to a run that the driver has started.
+    def join(cls, tracking_uri: str, run_id: str, *, spool: Path | None = None) -> Self:
+        """Write to a run that the driver has started, also while MLflow does not answer.
 
         Raises
         ------
         RemoteError
-            When MLflow does not answer or has no such run.
+            When MLflow answers that it has no such run.
+        ConfigError
+            When the address is not one that MLflow can use.
         """
-        client = connect(tracking_uri)
+        tracker = cls(tracking_uri, run_id, spool)
         try:
-            return cls(client, run_id, _last_step(client, client.get_run(run_id)))
-        except MLFLOW_ERRORS as error:
-            raise RemoteError(f"MLflow has no run {run_id} ({first_line(error)})") from error
+            tracker._sender.reach(_JOIN_S)
+        except ConfigError:
+            tracker._sender.release()
+            raise
+        except (*OUTAGES, TimeoutError) as error:
+            if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                tracker._sender.release()
+                raise RemoteError(f"MLflow has no run {run_id} ({first_line(error)})") from error
+            tracker._sender.outage(error)
+        return tracker
 
     @property
     def finished(self) -> bool:
-        """Whether MLflow has the run as finished."""
-        return str(self._client.get_run(self.run_id).info.status) == "FINISHED"
+        """Whether MLflow has the run as finished; RemoteError when it does not answer."""
+        try:
+            return str(connect(self._uri).get_run(self.run_id).info.status) == "FINISHED"
+        except MLFLOW_ERRORS as error:
+            raise RemoteError(f"MLflow does not say how the run ended ({first_line(error)})") from error
+
+    def next_step(self, prefix: str) -> int | None:
+        """Give the step after the last of the metrics whose names begin so; None until MLflow has answered once."""
+        return self._sender.next_step(prefix)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note the figures of a step; a step that MLflow has already, from before a restart, is left out."""
-        if step <= self._last_step:
-            return
-        self._last_step = step
-        now_ms = int(time.time() * 1000)
-        # MLflow stores an infinity as 1.797e308, which looks like a figure; NaN stays NaN.
-        lines = [
-            Metric(key, float(value) if math.isfinite(value) else math.nan, now_ms, step)
-            for key, value in metrics.items()
-        ]
-        with self._lock:
-            self._waiting += lines
-        if time.monotonic() >= self._next_send and (self._sending is None or self._sending.done()):
-            self._next_send = time.monotonic() + _SEND_EVERY_S
-            self._sending = self._sender.submit(self._send)
+        """Note the figures of a step; a metric that has this step or a later one, from before a restart, is left out.
 
-    def flush(self) -> bool:
-        """Send what waits and tell whether all of it arrived."""
-        return self._sender.submit(self._send).result()
+        Any thread may call it. It costs a line on disk, and sends nothing itself.
+        """
+        self._sender.log(step, metrics)
 
-    def _send(self) -> bool:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        while waiting:
-            count = _whole_steps(waiting, _METRICS_A_BATCH)
-            try:
-                self._client.log_batch(self.run_id, metrics=waiting[:count])
-            except MLFLOW_ERRORS as error:
-                with self._lock:
-                    self._waiting = waiting + self._waiting
-                self._next_send = time.monotonic() + _RETRY_AFTER_S
-                if not self._warned:
-                    log.warning("MLflow does not take the metrics (%s): kept, sent later", first_line(error))
-                self._warned = True
-                return False
-            waiting = waiting[count:]
-        self._warned = False
-        return True
+    def attach(self, name: str, data: bytes) -> None:
+        """Keep a small file, which becomes the artifact `name` (`samples/step-0001200.png`) over an older one."""
+        self._sender.attach(name, data)
 
-    def upload(self, folder: Path, name: str) -> None:
-        """Copy a folder to the run's artifacts.
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Send what waits and tell whether all of it arrived, within the time."""
+        return self._sender.flush(timeout_s)
+
+    def histories(self, wanted: Callable[[str], bool]) -> dict[str, list[Metric]]:
+        """Read all values of the wanted metrics, in the order of steps; raises MLflow's errors when it does not answer.
+
+        Long: 25,000 values a request.
+        """
+        client = connect(self._uri)
+        names = sorted(filter(wanted, client.get_run(self.run_id).data.metrics))
+        found = {name: client.get_metric_history(self.run_id, name) for name in names}
+        return {name: sorted(history, key=lambda metric: metric.step) for name, history in found.items()}
+
+    def upload(self, folder: Path, name: str, *, patience_s: float = _PATIENCE_S) -> None:
+        """Copy a folder to the run's artifacts, trying for a minute when MLflow does not answer.
 
         Raises
         ------
         RemoteError
             When it could not be stored.
         """
+
+        def store() -> None:
+            connect(self._uri).log_artifacts(self.run_id, str(folder), name)
+
+        problem = _patiently(store, f"the folder {name}", patience_s)
+        if problem is not None:
+            raise RemoteError(f"MLflow did not take {folder.name} ({first_line(problem)}): run again") from problem
+
+    def finish(self, status: str, *, patience_s: float | None = None) -> bool:
+        """End the run as FINISHED, FAILED or KILLED, after everything that waits, also what the workers left.
+
+        When MLflow does not answer for a minute (a killed run: 5 s), all of it stays in the spool, and one line says
+        so. The next `start` of this training sends it, or `send_spool`.
+
+        Returns
+        -------
+        bool
+            Whether MLflow has everything.
+        """
+
+        def end() -> None:
+            self._sender.deliver()
+            connect(self._uri).set_terminated(self.run_id, status)
+            self._sender.spool.drop_end()
+
+        usual_s = _PATIENCE_KILLED_S if status == "KILLED" else _PATIENCE_S
+        problem = _patiently(end, "the end of the run", usual_s if patience_s is None else patience_s)
+        if problem is not None:
+            self._sender.keep_end(status)
+            where = f"it waits in {self._sender.folder}" if not self._sender.temporary else "it goes with this process"
+            log.warning(
+                "MLflow did not take the end of the run (%s): %s. Run the same command again when MLflow answers",
+                first_line(problem),
+                where,
+            )
+        self._sender.release()
+        return problem is None
+
+    def close(self, *, timeout_s: float = 30.0) -> bool:
+        """Send what waits, once, and let go of the run without ending it: what a worker does; `finish` sends the rest.
+
+        Returns
+        -------
+        bool
+            Whether all of it arrived.
+        """
+        arrived = self.flush(timeout_s)
+        self._sender.release()
+        return arrived
+
+
+def send_spool(tracking_uri: str, folder: Path) -> list[str]:
+    """Send what trainings left in a spool because MLflow did not answer, and end their runs.
+
+    Parameters
+    ----------
+    tracking_uri : str
+    folder : Path
+        What a living process is about to send stays its own.
+
+    Returns
+    -------
+    list of str
+        The runs of which something waited.
+
+    Raises
+    ------
+    RemoteError
+        When MLflow still does not answer, or has no such run; the rest stays.
+    """
+    runs = runs_in(folder)
+    client = connect(tracking_uri) if runs else None
+    for run_id in runs:
+        sender = Sender(tracking_uri, run_id, folder)
         try:
-            self._client.log_artifacts(self.run_id, str(folder), name)
+            sender.deliver()
+            end = sender.spool.end()
+            if end is not None and client is not None:
+                client.set_terminated(run_id, *end)
+                sender.spool.drop_end()
         except MLFLOW_ERRORS as error:
-            raise RemoteError(f"MLflow did not take {folder.name} ({first_line(error)}): run again") from error
+            raise RemoteError(f"MLflow did not take what waits in {folder} ({first_line(error)})") from error
+        finally:
+            sender.release()
+    return runs
 
-    def finish(self, status: str) -> None:
-        """Send what waits and end the run as FINISHED, FAILED or KILLED; warn when that fails."""
-        arrived = self.flush()
+
+def _patiently(attempt: Callable[[], None], what: str, patience_s: float) -> BaseException | None:
+    """Try until it works or the time is over; give the last problem, None when it worked."""
+    deadline, told = time.monotonic() + patience_s, False
+    while True:
         try:
-            self._client.set_terminated(self.run_id, status)
-        except MLFLOW_ERRORS as error:
-            log.warning("MLflow did not take the end of the run (%s)", first_line(error))
-        if not arrived:
-            log.warning("%d metric values did not reach MLflow", len(self._waiting))
-        self._sender.shutdown(wait=False)
-
-
-def _whole_steps(metrics: Sequence[Metric], limit: int) -> int:
-    """Count the leading metrics that fit a batch without tearing a step: a torn one would not be resumed."""
-    if len(metrics) <= limit:
-        return len(metrics)
-    count = limit
-    while count > 0 and metrics[count - 1].step == metrics[count].step:
-        count -= 1
-    return count or limit
+            attempt()
+        except OUTAGES as error:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return error
+            if not told:
+                log.warning("MLflow does not take %s (%s): trying for %.0f s", what, first_line(error), patience_s)
+            told = True
+            time.sleep(min(2.0, left_s))
+        else:
+            return None
 
 
 def _experiment(client: mlflow.MlflowClient, name: str, artifact_root: str | None) -> str:
@@ -304,30 +298,3 @@ def _find(client: mlflow.MlflowClient, experiment_id: str, fingerprint: str) -> 
         max_results=1,
     )
     return runs[0] if runs else None
-
-
-def _describe(
-    client: mlflow.MlflowClient,
-    run: Run,
-    params: Mapping[str, Any],
-    tags: Mapping[str, str],
-    name: str,
-    digest: str,
-) -> None:
-    """Log what the run is; MLflow parameters cannot change, so only those it does not have yet."""
-    run_id = run.info.run_id
-    missing = [Param(k, v) for k, v in flatten(params).items() if k not in run.data.params]
-    for start in range(0, len(missing), _PARAMS_A_BATCH):
-        client.log_batch(run_id, params=missing[start : start + _PARAMS_A_BATCH])
-    commit = git_commit()
-    described = dict(tags) | ({"p2es.git_commit": commit} if commit else {})
-    client.log_batch(run_id, tags=[RunTag(k, v) for k, v in described.items() if k not in run.data.tags])
-    if not run.inputs.dataset_inputs:
-        dataset = Dataset(name=name, digest=digest[:36], source_type="p2es", source=name)
-        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-
-
-def _last_step(client: mlflow.MlflowClient, run: Run) -> int:
-    """Give the last step that was logged; -1 for a run without metrics."""
-    histories = [client.get_metric_history(run.info.run_id, key) for key in run.data.metrics]
-    return max((metric.step for history in histories for metric in history), default=-1)
