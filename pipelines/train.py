@@ -22,6 +22,8 @@ from p2es.windows import WindowStore
 from p2es_platform.dataset import Dataset
 from p2es_platform.node_cache import node_store
 from p2es_platform.registry import folder_sha256
+from p2es_platform.run_description import DatasetDetails
+from p2es_platform.run_pictures import attach_curves
 from p2es_platform.settings import Settings
 from p2es_platform.tracking import Tracker
 from pipelines.recipes import Recipe, fingerprint
@@ -114,11 +116,13 @@ def run(
         name=f"{recipe.name}-{key}",
         fingerprint=key,
         params=asdict(recipe),
-        tags={"p2es.recipe": recipe.name, "p2es.dataset_hash": dataset.hash}
-        | ({"p2es.parent": parent.version} if parent else {}),
+        tags={f"p2es.{name}": str(value) for name, value in lineage.items()}
+        | {"p2es.dataset_version": str(dataset.version), "p2es.groups": groups_url.rsplit("/", 1)[-1]},
         dataset_name=lineage["dataset"],
         dataset_digest=dataset.hash[:32],
+        dataset_details=DatasetDetails.of(dataset),
         artifact_root=settings.path("mlartifacts"),
+        spool=settings.folder("runs", f"{recipe.name}-{key}", "spool"),
     )
     lineage |= {"run_id": tracker.run_id, "fingerprint": key}
     if (folder / "config.json").exists():
@@ -136,6 +140,7 @@ def run(
         checkpoint, windows = _fit(job, settings)
         lineage["windows"] = windows
         _finish(job, dataset, checkpoint, folder, lineage)
+        attach_curves(tracker, job.name)
         tracker.upload(folder, "model")
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

@@ -5,8 +5,9 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from torch import nn
 
 from p2es.checkpoint import TrainingState
 from p2es.conditioning import Units
-from p2es.errors import DivergedError, ModelError
+from p2es.errors import DivergedError, ModelError, P2EsError
 from p2es.model import P2Es
 from p2es.training import Step, Trainer
+from p2es.training_plots import fixed_windows
+from p2es.windows import WindowBatch
 from p2es_platform.dataset import Dataset
 from p2es_platform.node_cache import node_store
+from p2es_platform.run_pictures import attach_samples
+from p2es_platform.system_metrics import system_metrics
 from p2es_platform.tracking import Tracker
 from pipelines import group as grouping
 from pipelines.recipes import Recipe
@@ -30,6 +35,8 @@ from pipelines.train_progress import Gauges, Progress
 
 log = logging.getLogger(__name__)
 
+# Share of the schedule between two pictures of what is drawn.
+_PICTURE_EVERY = 0.2
 LOG_EVERY = 20
 """Steps between two looks at the losses of all ranks, two lines in MLflow and two words to the driver."""
 
@@ -159,15 +166,19 @@ def train_to_end(trainer: Trainer, recipe: Recipe, reporter: "Reporter | None") 
         if step.step % LOG_EVERY == 0 or step.step == 1:
             losses = trainer.mean_losses(step)
             if reporter is not None:
-                reporter.tell(trainer, step, losses)
+                reporter.tell(step, losses)
             # A node that is taken away: what is there is saved now, once, and Ray Train goes on without the node.
             if not warned and trainer.world > 1 and ray.train.get_preemption_info() is not None:
                 warned = due = True
         if due:
             saved, reported = step.windows // every, step.windows
             _report(trainer)
+            if reporter is not None:
+                reporter.show(trainer)
     if trainer.windows != reported:
         _report(trainer)
+    if reporter is not None:
+        reporter.show(trainer, at_the_end=True)
 
 
 def _report(trainer: Trainer) -> None:
@@ -182,22 +193,24 @@ def _report(trainer: Trainer) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-@dataclass
 class Reporter:
-    """Rank 0's words: to MLflow, to the driver, to Ray's metrics."""
+    """Rank 0's words: to MLflow, to the driver, to Ray's metrics; and its pictures.
 
-    job: Job
-    world: int
-    tracker: Tracker = field(init=False)
-    gauges: Gauges = field(init=False)
-    _last: tuple[float, int, float] | None = None
-    _waited_s: float = 0.0
+    Attributes
+    ----------
+    tracker : Tracker
+    """
 
-    def __post_init__(self) -> None:
-        self.tracker = Tracker.join(self.job.tracking_uri, self.job.run_id)
-        self.gauges = Gauges(self.job.name)
+    def __init__(self, job: Job, world: int) -> None:
+        self._job, self._world = job, world
+        self.tracker = Tracker.join(job.tracking_uri, job.run_id, spool=Path(job.folder) / "spool")
+        self._gauges = Gauges(job.name)
+        self._last: tuple[float, int, float] | None = None
+        self._shown = 0.0
+        self._held = ExitStack()
+        self._held.enter_context(system_metrics(self.tracker))
 
-    def tell(self, trainer: Trainer, step: Step, losses: dict[str, float]) -> None:
+    def tell(self, step: Step, losses: dict[str, float]) -> None:
         """Log a step's figures everywhere."""
         progress = self._progress(step, losses["total"])
         metrics = {f"loss_{name}": value for name, value in losses.items()}
@@ -207,22 +220,44 @@ class Reporter:
             "windows": step.windows,
             "windows_per_s": progress.windows_per_s,
             "waited_for_data_s": step.waited_s,
-            "workers": self.world,
+            "workers": self._world,
         }
         self.tracker.log(step.step, metrics)
-        self.gauges.set(progress)
-        if self.job.board is not None:
-            self.job.board.update.remote(progress)
+        self._gauges.set(progress)
+        if self._job.board is not None:
+            self._job.board.update.remote(progress)
+
+    def show(self, trainer: Trainer, at_the_end: bool = False) -> None:
+        """Draw unseen people with the weights so far, a few times a training: the other ranks wait a second for it."""
+        if trainer.progress() < self._shown + _PICTURE_EVERY and not (at_the_end and self._shown < 1.0):
+            return
+        self._shown = trainer.progress()
+        try:
+            model, windows = self._pictured
+            model.denoiser.load_state_dict(trainer.average)
+            attach_samples(self.tracker, model, windows, step=trainer.step)
+        except P2EsError as error:
+            log.warning("there is no picture of step %d (%s)", trainer.step, error)
+
+    @cached_property
+    def _pictured(self) -> tuple[P2Es, WindowBatch]:
+        job, units = self._job, Units.from_dict(self._job.units)
+        model = start_model(job.recipe, units, job.parent)
+        dataset = Dataset.open(job.dataset_url, job.dataset_version)
+        # Of a large split a part is enough to find a few good windows in.
+        store = dataset.store("validation", channels=job.recipe.network.ppg_channels, limit=100)
+        return model, fixed_windows(store)
 
     def _progress(self, step: Step, loss: float) -> Progress:
         now, last = time.monotonic(), self._last
         self._last = now, step.windows, step.progress
         if last is None or now <= last[0]:
-            return Progress(step.progress, step.windows, 0.0, loss, world=self.world)
+            return Progress(step.progress, step.windows, 0.0, loss, world=self._world)
         rate, pace = (step.windows - last[1]) / (now - last[0]), (step.progress - last[2]) / (now - last[0])
         left_s = (1.0 - step.progress) / pace if pace > 0 else float("nan")
-        return Progress(step.progress, step.windows, rate, loss, left_s, self.world)
+        return Progress(step.progress, step.windows, rate, loss, left_s, self._world)
 
     def close(self) -> None:
         """Send what waits."""
-        self.tracker.flush()
+        self._held.close()
+        self.tracker.close()
