@@ -238,6 +238,37 @@ def median_beat(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: Array | N
     return MedianBeat(middle, error, pieces, present, r_sample, rr_s, len(pieces), left_out)
 
 
+def dominant_shape(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: NDArray[np.floating]) -> Mask:
+    """Tell which beats have the shape that most have, from 120 ms before to 160 ms after R.
+
+    Parameters
+    ----------
+    ecg_mv : array (12, time) or (8, time)
+        As for `median_beat`.
+    fs_hz : float
+        100 or more.
+    r_peaks_s : array (beat,)
+        Seconds from the first sample.
+
+    Returns
+    -------
+    array (beat,)
+        False for the beats of another shape, and for those outside the window.
+
+    Raises
+    ------
+    InputError
+        Not 8 or 12 leads, or a rate that is too low.
+    """
+    leads = np.asarray(resample(_independent(ecg_mv, fs_hz)[0], fs_hz, WORK_HZ), np.float64)
+    at = np.asarray(r_peaks_s, np.float64) * WORK_HZ
+    inside = (at >= 0) & (at <= leads.shape[1] - 1)
+    found = np.zeros(at.size, bool)
+    if inside.any():
+        found[inside] = _alike(leads, at[inside])
+    return found
+
+
 def _independent(ecg_mv: NDArray[np.floating], fs_hz: float) -> tuple[Array, Mask]:
     """Give the 8 independent leads (8, time), without NaN, and which of them were recorded."""
     ecg = np.asarray(ecg_mv, np.float64)

@@ -8,8 +8,13 @@ from windowed import batch_of_ecgs, clean_window, drawn
 from p2es.delineation import measure_ecg
 from p2es.evaluation import features
 from p2es.evaluation.beats import heart_rate_bpm
+from p2es.evaluation.feature_scores import (
+    FAILURE_SDS,
+    feature_crps,
+    feature_errors,
+)
 from p2es.evaluation.features import FEATURES, LEAD_FEATURES, aligned_beat, encoding, middle_of, read_ecg, wave
-from p2es.evaluation.measure import FAILURE_SDS, ROW_SCHEMA, describe, feature_crps, feature_errors, measure
+from p2es.evaluation.measure import ROW_SCHEMA, describe, measure
 from p2es.evaluation.metrics import METRICS
 from p2es.evaluation.probabilistic import fair_crps, fair_crps_deg
 from p2es.evaluation.summary import summarise
