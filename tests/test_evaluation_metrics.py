@@ -417,7 +417,8 @@ KINDS = {
 
 def test_the_table_holds_every_metric_of_one_sample(corrupted):
     of_the_samples = {"coverage_50", "coverage_80", "coverage_90", "coverage_90_lag", "band_width_mv", "spread_mv"}
-    of_the_samples |= {"crps_mv", "feature_crps", "rmse_mv_mean", "correlation_mean"}
+    of_the_samples |= {"crps_mv", "feature_crps", "feature_energy", "feature_coverage_90", "feature_width_90"}
+    of_the_samples |= {"rmse_mv_mean", "correlation_mean"}
     of_the_samples |= {"pr_error_ms", "qrs_error_ms", "qtcf_error_ms", "qrs_axis_error_deg"}
     to_be_compared = {"dipolarity_percent", "dipolarity_real_percent"}
     assert set(TABLE) | of_the_samples | to_be_compared == set(BY_NAME)
