@@ -326,17 +326,14 @@ def _alike(leads: Array, at: Array) -> Mask:
     size = np.linalg.norm(near, axis=1)
     same = near @ near.T > 0.8 * np.maximum(np.outer(size, size), 1e-12)
     kept = same[np.argmax(same.sum(axis=1))]
-    if not kept.any():
-        # Next to flat: no beat is like itself.
-        return kept
     for _ in range(2):
+        if not kept.any():
+            break
         template = _median(near[kept])
         misfit = np.square(near - template).sum(axis=1)
         # The second term lets noise pass that all beats have.
         limit = 0.15 * template @ template + 3.0 * np.quantile(misfit, 0.25)
         kept = misfit < min(limit, 0.6 * template @ template)
-        if not kept.any():
-            break
     return kept
 
 

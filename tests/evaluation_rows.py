@@ -147,8 +147,8 @@ def scored(rng, kind, blind=False):
 
 
 def beats_of(people, k, kind):
-    """Count premature beats: two in each window of irregular rhythm, drawn as they are by whoever hears the pulse."""
-    real = 2.0 if people.irregular[people.window[k]] else 0.0
+    """Count premature beats: two in each window of every third person, drawn so by whoever hears the pulse."""
+    real = 2.0 if people.window[k] % 3 == 0 else 0.0
     hears = kind in ("good", "warped", "template")
     counts = [real, real, real, real] if hears else [real, 0.0, 1.0, 0.0]
     made = {f"{of}_counts{lag}": [0.0] * 4 for of in KINDS for lag in ("", "_lag")}
