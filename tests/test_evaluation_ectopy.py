@@ -6,9 +6,9 @@ from gaussian_hearts import DOWER, LBBB, NORMAL
 from row_tables import people_names, stacked, table
 from windowed import batch_of_ecgs, drawn
 
-from p2es.beats import r_peaks
+from p2es.beats import r_peaks, usual_intervals_s
 from p2es.delineation import dominant_shape
-from p2es.evaluation.beat_kinds import COUNTS, KINDS, beat_kinds, kind_counts, usual_intervals_s
+from p2es.evaluation.beat_kinds import COUNTS, KINDS, beat_kinds, kind_counts
 from p2es.evaluation.ectopy import TITLES, ectopy_agreement
 from p2es.evaluation.measure import measure
 from p2es.leads import LEADS, lift
