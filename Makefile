@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Threads are set by each stage itself; libraries that guess on their own only fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all check format gallery bench bench-ingest clean setup
+.PHONY: help demo test test-all check format gallery bench bench-ingest bench-train clean setup bench-train
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ gallery: $(READY)  ## Draw docs/gallery: every rhythm, morphology and population
 
 bench-ingest: $(READY)  ## Ingest and reading against the bare alternatives (10 minutes)
 	@for file in benchmarks/bench_ingest.py benchmarks/bench_reading.py benchmarks/bench_memory.py; do $(BIN)/python $$file; done
+
+bench-train: $(READY)  ## Training over Ray Train against torchrun; tracking; scale on paper (15 minutes)
+	@for file in benchmarks/bench_train.py benchmarks/bench_tracking.py benchmarks/plan_scale.py; do $(BIN)/python $$file; done
 
 bench: $(READY)  ## Run the benchmarks, each against the bare alternative
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done

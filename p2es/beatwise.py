@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from p2es.beats import early_and_late
 from p2es.boundaries import Wave, find_qrs, find_t, find_waves, isoelectric
 from p2es.median_beat import (
     WORK_HZ,
@@ -36,17 +37,6 @@ from p2es.median_beat import (
 
 CUT = "the end of the window cuts it"
 """The reason of a wave that lies outside, wholly or in part: no failure."""
-PREMATURE, PAUSE = 0.8, 1.5
-"""Shares of the usual interval nearby below and above which a beat comes early and late.
-
-20 % is the least prematurity of a premature beat in studies of heart rate turbulence (Schmidt et al., Lancet 1999); a
-pause is half way between one interval and the two of a beat that did not come.
-"""
-PAUSE_S = 2.0
-"""A longer interval is a pause whatever is usual (Grauer and Leytem, Am Fam Physician 1992)."""
-
-# The intervals that tell the usual one, and the least of them.
-_AROUND, _LEAST = 8, 4
 # From here on a change between the intervals before and after the usual beats is looked at.
 _UNEQUAL = 1.2
 # Samples cut on either side beyond the median beat, for waves that come earlier or end later.
@@ -151,7 +141,7 @@ def delineate_beats(
         nothing = np.zeros(0, bool)
         return marks.result(rr, nothing, nothing, nothing)
     same = alike(leads, at)
-    premature, pause = _early_and_late(rr / WORK_HZ)
+    premature, pause = early_and_late(at / WORK_HZ)
     steady = same & ~premature
     if np.count_nonzero(steady) < max(3, at.size / 3):
         steady = same
@@ -169,21 +159,6 @@ def delineate_beats(
     else:
         marks.miss(np.arange(at.size), missing)
     return marks.result(rr / WORK_HZ, same, premature, pause)
-
-
-def _early_and_late(rr_s: Array) -> tuple[Mask, Mask]:
-    """Tell which beats (beat,) come early and late, by the interval before each and the 8 around it.
-
-    Eight, or fewer if even: where every other beat is premature, the median lies between short and long. With fewer
-    than four intervals none is usual.
-    """
-    intervals_s = rr_s[1:]
-    usual_s = np.full(rr_s.size, nan)
-    count = min(_AROUND, intervals_s.size) // 2 * 2
-    if count >= _LEAST:
-        blocks = np.median(np.lib.stride_tricks.sliding_window_view(intervals_s, count), axis=1)
-        usual_s[1:] = blocks[np.clip(np.arange(intervals_s.size) - count // 2, 0, blocks.size - 1)]
-    return rr_s < PREMATURE * usual_s, (rr_s > PAUSE * usual_s) | (rr_s > PAUSE_S)
 
 
 def _waves_of(beat: MedianBeat, rr_s: Array, steady: Mask) -> tuple[dict[str, Wave], dict[str, str]]:

@@ -15,6 +15,7 @@ from p2es.baselines.retrieval import Retrieval
 from p2es.baselines.template import Template
 from p2es.demographics import FIELDS
 from p2es.evaluation.controls import other_person, shuffled_demographics, warped_to_beats
+from p2es.evaluation.systems import OTHER_ECGS
 from p2es.model import spread_over_people
 from p2es.translator import Translator
 from p2es.windows import FS_HZ, WindowBatch, WindowStore
@@ -107,8 +108,7 @@ def trials(
     yield whole
     for name in config.yardsticks:
         if name == "other_segment":
-            again = _other_segment(whole, store)
-            yield from [again] if again is not None else []
+            yield from _other_ecgs(whole, store)
         elif simulated or name != "oracle":
             yield replace(whole, system=name, by=name)
     yield from controls(whole, config)
@@ -137,28 +137,32 @@ def _warped(batch: WindowBatch, donor: NDArray[np.int64]) -> NDArray[np.float32]
     return ppg
 
 
-def _other_segment(whole: Trial, store: WindowStore) -> Trial | None:
-    """Give each window the ECG of the person's other window that is farthest in the store and has its leads."""
-    has_ecg = np.flatnonzero(store.rest.lead_mask.any(axis=1))
+def _other_ecgs(whole: Trial, store: WindowStore) -> Iterator[Trial]:
+    """Give each window another ECG of the person: of another recording, or where there is none of the same one.
+
+    Two trials, as two recordings, in simulated archives two days, differ more than two minutes of one. Of several
+    windows with the wanted leads the one that is farthest in the store is taken.
+    """
     by_person: dict[str, list[int]] = {}
-    for row in has_ecg:
+    for row in np.flatnonzero(store.rest.lead_mask.any(axis=1)):
         by_person.setdefault(str(store.person[row]), []).append(int(row))
     place = {str(name): row for row, name in enumerate(store.rest.window_id)}
-    rows, others = [], []
+    recording = store.rest.recording
+    chosen: dict[str, list[tuple[int, int]]] = {name: [] for name in OTHER_ECGS}
     for k, (name, person) in enumerate(zip(whole.truth.window_id, whole.truth.person, strict=True)):
-        here = place[str(name)]
-        wanted = whole.truth.lead_mask[k]
-        good = [row for row in by_person.get(str(person), []) if row != here]
-        good = [row for row in good if store.rest.lead_mask[row][wanted].all()]
+        here, wanted = place[str(name)], whole.truth.lead_mask[k]
+        rows = [row for row in by_person.get(str(person), []) if row != here]
+        good = [row for row in rows if store.rest.lead_mask[row][wanted].all()]
+        elsewhere = [row for row in good if recording[row] != recording[here]]
         if good:
-            rows.append(k)
-            others.append(max(good, key=lambda row: (abs(row - here), -row)))
-    if not rows:
-        return None
-    earlier = store.batch(others)
-    ecg = np.where(earlier.lead_mask[..., None], earlier.ecg_mv, np.float32(np.nan))
-    chosen = whole.take(np.array(rows))
-    return replace(chosen, system="other_segment", by="other_segment", enrolment=ecg, samples=1)
+            farthest = max(elsewhere or good, key=lambda row: (abs(row - here), -row))
+            chosen[OTHER_ECGS[0] if elsewhere else OTHER_ECGS[1]].append((k, farthest))
+    for system, pairs in chosen.items():
+        if pairs:
+            numbers, others = np.array(pairs).T
+            earlier = store.batch(others)
+            ecg = np.where(earlier.lead_mask[..., None], earlier.ecg_mv, np.float32(np.nan))
+            yield replace(whole.take(numbers), system=system, by="other_segment", enrolment=ecg, samples=1)
 
 
 def _counterfactuals(whole: Trial, config: EvaluateConfig) -> Iterator[Trial]:

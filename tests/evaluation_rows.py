@@ -8,6 +8,7 @@ model knows the equation, not the person. One of kind `deaf` ignores the pulse, 
 import numpy as np
 import pyarrow as pa
 
+from p2es.evaluation.beat_kinds import KINDS
 from p2es.evaluation.features import FEATURES, LEAD_FEATURES
 from p2es.evaluation.measure import ROW_SCHEMA
 
@@ -137,10 +138,21 @@ def scored(rng, kind, blind=False):
         "beat_rmse_mv_sample": beat * vary, "correlation_sample": r * 0.4, "correlation_sample_lag": r,
         "correlation_mean": r * 0.6, "crps_mv": crps * vary, "coverage_50": 0.5, "coverage_80": 0.8,
         "coverage_90": 0.9 + 0.02 * rng.normal(), "band_width_mv": 0.3, "spread_mv": 0.1, "lead_law_uv": 0.1,
-        "feature_crps": (0.62 if blind else 0.56) * vary, "finite_share": 1.0, "dipolarity_percent": 97.0,
+        "feature_crps": (0.62 if blind else 0.56) * vary, "feature_energy": (0.76 if blind else 0.69) * vary,
+        "feature_coverage_90": 0.9 + 0.02 * rng.normal(), "feature_width_90": 3.3 * vary,
+        "finite_share": 1.0, "dipolarity_percent": 97.0,
         "dipolarity_real_percent": 97.5, "t_polarity_agreement_sample": 0.97, "einthoven_rms_uv": 0.01,
         "st_filtered_error_mv_sample": 0.02, "transition_error_leads_sample": 0.4,
     }  # fmt: skip
+
+
+def beats_of(people, k, kind):
+    """Count premature beats: two in each window of every third person, drawn so by whoever hears the pulse."""
+    real = 2.0 if people.window[k] % 3 == 0 else 0.0
+    hears = kind in ("good", "warped", "template")
+    counts = [real, real, real, real] if hears else [real, 0.0, 1.0, 0.0]
+    made = {f"{of}_counts{lag}": [0.0] * 4 for of in KINDS for lag in ("", "_lag")}
+    return made | {f"premature_counts{lag}": counts for lag in ("", "_lag")}
 
 
 def drawn(rng, people, k, centre, spread, *, gain=None, source=None):
@@ -172,7 +184,7 @@ def system_rows(rng, people, system, kind, centre, *, spread=1.0, source=None, b
     """Give the rows of a system; it draws the windows of `source` again where that is given."""
     rows = []
     for k in range(len(people.window)):
-        made = row(people, k, system) | scored(rng, kind, blind)
+        made = row(people, k, system) | scored(rng, kind, blind) | beats_of(people, k, kind)
         rows.append(made | drawn(rng, people, k, centre, spread, gain=gain, source=source))
     return rows
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
+from p2es.evaluation.beat_kinds import KINDS
 from p2es.evaluation.features import FEATURES, LEAD_FEATURES
 
 BEAT = 8 * 12
@@ -10,6 +11,7 @@ WAVE = 640
 TEXT = ("window_id", "person", "system", "rhythm", "drawn_rhythm")
 LISTS = (
     *(f"draws_{f.name}" for f in FEATURES),
+    *(f"{kind}_counts{lag}" for kind in KINDS for lag in ("", "_lag")),
     *(f"{side}_{name}" for name in LEAD_FEATURES for side in ("real", "drawn", "median")),
     *(f"{side}_{kind}" for kind in ("encoding", "wave") for side in ("real", "drawn")),
 )

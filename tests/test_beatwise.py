@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from gaussian_hearts import default_heart, record
 
-from p2es.beatwise import CUT, PAUSE, PREMATURE, BeatMarks, delineate_beats
+from p2es.beats import PAUSE, PREMATURE
+from p2es.beatwise import CUT, BeatMarks, delineate_beats
 from p2es.delineation import dominant_shape, measure_ecg
 from p2es.errors import InputError
 from p2es.evaluation.beat_marks import (

@@ -98,6 +98,10 @@ def test_an_untrained_model_is_measured_and_found_deaf(settings, dataset_url, mo
         "warped_ppg", "shuffled_demographics", "demographic_regression",
     }  # fmt: skip
     assert set(result.report["controls"]) == shown
+    assert result.report["dataset"]["other_ecg"] == {"other_recording": 0, "other_segment": 4, "none": 0}
+    assert set(result.report["ectopy"]) == shown - {"demographic_regression"} | {"model"}
+    for name in ("feature_energy", "feature_coverage_90", "feature_width_90"):
+        assert result.report["figures"][name]["value"] is not None, name
     data = result.report["dataset"]
     assert (data["people"], data["windows"], data["simulated"]) == (4, 4, True)
     assert result.report["model"]["sha256"]
@@ -256,6 +260,43 @@ def test_the_other_segment_is_of_the_same_person_and_another_window(plan):
     assert len(trial) == 4
     same = [np.array_equal(trial.enrolment[k], trial.truth.ecg_mv[k]) for k in range(4)]
     assert not any(same)
+    assert not any(trial.system == "other_recording" for trial in plan.trials), "nobody has a second recording"
+
+
+def test_the_floor_is_of_another_day_where_there_is_one(tmp_path):
+    """Two of four test people have a second day: theirs is the floor of another recording, the others' of the same."""
+    url = str(tmp_path / "days")
+    windows = [
+        window
+        for split, people, days in (("train", range(4), 1), ("test", range(100, 102), 2), ("test", range(102, 104), 1))
+        for person in people
+        for day in range(days)
+        for window in segment(
+            simulate_person(0, person, 34.0, day=day), step_s=10.0, ids=lambda *parts: "-".join(parts), split=split
+        ).windows
+    ]
+    # Days lie between each other, so that the farthest window is often one of the same day.
+    windows.sort(key=lambda window: (window.person, window.start_s))
+    commit(url, [write_part(url, "k", "simulated", {"all": "0"}, windows, [])], {})
+    recipe = recipe_of(yardsticks=("other_segment",), max_windows=8, samples=1, counterfactual_windows=0)
+    dataset = Dataset.open(url)
+    made = evaluate._planned(dataset, recipe)
+    store = dataset.store("test", channels=1)
+    of_ecg = {store.batch([row]).ecg_mv[0].tobytes(): row for row in range(len(store))}
+    by_name = {trial.system: trial for trial in made.trials}
+    seen = {}
+    for name in ("other_recording", "other_segment"):
+        trial = by_name[name]
+        assert trial.by == "other_segment"
+        for k, ecg in enumerate(trial.enrolment):
+            row = of_ecg[ecg.tobytes()]
+            assert store.person[row] == trial.truth.person[k]
+            assert (store.rest.recording[row] != trial.truth.recording[k]) == (name == "other_recording")
+            assert store.rest.window_id[row] != trial.truth.window_id[k]
+        seen[name] = set(trial.truth.window_id.tolist())
+    assert seen["other_recording"] | seen["other_segment"] == set(by_name["model"].truth.window_id.tolist())
+    assert not seen["other_recording"] & seen["other_segment"]
+    assert len(set(by_name["other_recording"].truth.person.tolist())) == 2
 
 
 def test_one_thing_changes_in_a_counterfactual():

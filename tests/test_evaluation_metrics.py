@@ -22,8 +22,6 @@ from p2es.evaluation.probabilistic import (
     fair_crps,
     fair_crps_deg,
     interval_width,
-    pit,
-    pit_counts,
     wrap_deg,
 )
 from p2es.evaluation.waveform import (
@@ -285,22 +283,6 @@ def test_intervals_of_angles_do_not_tear_at_180():
     np.testing.assert_allclose(
         [interval_width(d, 0.8, circular=True) for _, d in pairs], [interval_width(d, 0.8) for d in draws]
     )
-    values = np.array([pit(t, d, circular=True) for t, d in pairs])
-    assert stats.kstest(values, "uniform").statistic < 0.06
-
-
-def test_pit_is_uniform_when_right_and_piled_at_the_ends_when_too_narrow():
-    rng = rng_of(13)
-    truth, draws = rng.normal(size=20_000), rng.normal(size=(20, 20_000))
-    counts = np.array(pit_counts(pit(truth, draws)))
-    assert counts.sum() == 20_000
-    # 21 places in 10 bins: one bin holds three of them.
-    assert counts.max() / 20_000 < 0.16
-    assert counts.min() / 20_000 > 0.085
-    narrow = pit_counts(pit(truth, 0.4 * draws))
-    assert narrow[0] + narrow[-1] > 0.4 * 20_000
-    assert pit(np.array(1.0), np.ones(20)) == pytest.approx(0.5), "ties stand in the middle"
-    assert sum(pit_counts(np.array([np.nan, 0.3]))) == 1
 
 
 def test_energy_score_is_crps_in_one_dimension_and_known_in_two():
@@ -323,6 +305,26 @@ def test_energy_score_is_crps_in_one_dimension_and_known_in_two():
     near, far = np.array([[179.0, 0.0]] * 3), np.array([[100.0, 0.0]] * 3)
     truth = np.array([-179.0, 0.0])
     assert energy_score(truth, near, ones, angles) < energy_score(truth, far, ones, angles)
+
+
+def test_in_the_energy_score_a_feature_that_a_draw_lacks_has_its_price_and_no_spread():
+    rng = rng_of(15)
+    truth, scale = np.zeros(2), np.array([1.0, 10.0])
+    draws = rng.normal(size=(6, 2)) * scale
+    holed = draws.copy()
+    holed[:2, 1] = np.nan
+
+    def parts(a, b, missing):
+        away = np.abs(a - b) / scale
+        return np.hypot(*np.where(np.isnan(away), missing, away))
+
+    pairs = sum(parts(a, b, 0.0) for a in holed for b in holed) / (2 * 6 * 5)
+    by_hand = np.mean([parts(x, truth, 3.0) for x in holed]) - pairs
+    assert energy_score(truth, holed, scale, failure=3.0) == pytest.approx(by_hand)
+    assert energy_score(truth, draws, scale, failure=3.0) == pytest.approx(energy_score(truth, draws, scale))
+    nothing = np.full((6, 2), np.nan)
+    assert energy_score(truth, nothing, scale, failure=3.0) == pytest.approx(3.0 * np.sqrt(2))
+    assert np.isnan(energy_score(truth, holed, scale)), "without a price there is no score"
 
 
 # --- Graded corruption ------------------------------------------------------------------------------------------------
@@ -416,7 +418,8 @@ KINDS = {
 
 def test_the_table_holds_every_metric_of_one_sample(corrupted):
     of_the_samples = {"coverage_50", "coverage_80", "coverage_90", "coverage_90_lag", "band_width_mv", "spread_mv"}
-    of_the_samples |= {"crps_mv", "feature_crps", "rmse_mv_mean", "correlation_mean"}
+    of_the_samples |= {"crps_mv", "feature_crps", "feature_energy", "feature_coverage_90", "feature_width_90"}
+    of_the_samples |= {"rmse_mv_mean", "correlation_mean"}
     of_the_samples |= {"pr_error_ms", "qrs_error_ms", "qtcf_error_ms", "qrs_axis_error_deg"}
     to_be_compared = {"dipolarity_percent", "dipolarity_real_percent"}
     assert set(TABLE) | of_the_samples | to_be_compared == set(BY_NAME)

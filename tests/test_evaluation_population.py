@@ -419,6 +419,8 @@ def test_a_window_needs_twenty_samples_and_half_of_them_found():
         figures = calibration(table(people_names(2), real_pr_ms=[1.0] * 2, draws_pr_ms=draws), **QUICK)
         assert figures["model"]["pr_ms"]["windows"] == 1 + counts, (samples, found)
         assert set(figures["model"]) == {"pr_ms"}
+        assert figures["model"]["pr_ms"]["left_out"] == 1 - counts
+        assert figures["model"]["pr_ms"]["failed"] == pytest.approx((samples - found) / (2 * samples))
     few = table(people_names(3), real_pr_ms=[1.0] * 3, draws_pr_ms=np.ones((3, 4)))
     assert calibration(few, **QUICK) == {}
 
@@ -467,6 +469,65 @@ def test_levels_of_few_people_are_not_shown_and_in_no_gap():
     assert found["gaps"]["rmse_mv_sample"]["value"] is None
     shown = fairness(fair_rows(n_old=29, gap=5.0), metrics=METRIC_NAMES, least=29, **QUICK)["age"]
     assert shown["gaps"]["rmse_mv_sample"]["value"] == pytest.approx(5, abs=0.05)
+
+
+def opportunity_rows(sensitivity, people=60, windows=2, seed=0):
+    """People of both sexes with an irregular rhythm and a long QTcF, found as often as it says of men and women."""
+    rng = rng_of(seed)
+    n = people * windows
+    female = np.repeat(np.arange(people) % 2, windows).astype(float)
+    limit = np.where(female > 0, 460.0, 450.0)
+    found = rng.random((2, n)) < np.where(female > 0, sensitivity[1], sensitivity[0])
+    columns = {
+        "female": female, "age_years": np.full(n, 50.0), "rhythm": ["irregular"] * n,
+        "drawn_rhythm": [["regular", "irregular"][int(k)] for k in found[0]],
+        "real_qtcf_ms": limit + 5.0, "drawn_qtcf_ms": limit + np.where(found[1], 1.0, -1.0),
+        "rmse_mv_sample": np.ones(n),
+    }  # fmt: skip
+    return table(people_names(people, windows=windows), **columns), found, female
+
+
+FINDINGS = ("irregular_found", "long_qtc_found")
+
+
+def test_a_planted_gap_in_sensitivity_is_found_with_its_side_and_size():
+    rows, found, female = opportunity_rows((0.9, 0.4))
+    groups = fairness(rows, metrics=["rmse_mv_sample"], **QUICK)
+    for k, name in enumerate(FINDINGS):
+        result = groups["sex"]["opportunity"][name]
+        men, women = found[k][female == 0].mean(), found[k][female == 1].mean()
+        assert result["levels"]["male"]["sensitivity"]["value"] == pytest.approx(men)
+        assert result["gap"]["value"] == pytest.approx(men - women)
+        assert (result["gap"]["highest"], result["gap"]["lowest"]) == ("male", "female")
+        assert 0.2 < result["gap"]["low"] < men - women < result["gap"]["high"]
+        assert (result["note"], result["levels"]["male"]["n"]) == ("", 30)
+        # All are of one age, so that there is nothing to compare.
+        assert groups["age"]["opportunity"][name]["gap"]["value"] is None
+        assert "<40 0, 40-64 60, >=65 0" in groups["age"]["opportunity"][name]["note"]
+    same = fairness(opportunity_rows((1.0, 1.0))[0], metrics=["rmse_mv_sample"], **QUICK)
+    assert [same["sex"]["opportunity"][name]["gap"]["value"] for name in FINDINGS] == [0.0, 0.0]
+
+
+def test_opportunity_is_of_those_who_have_it_and_not_measured_among_few():
+    rows = opportunity_rows((0.9, 0.4), people=58)[0]
+    result = fairness(rows, metrics=["rmse_mv_sample"], **QUICK)["sex"]["opportunity"]["irregular_found"]
+    assert result["levels"] == {level: {"n": 29, "sensitivity": None} for level in ("male", "female")}
+    assert result["gap"]["value"] is None
+    assert "it takes 30 people who have it in two groups, and there are male 29, female 29" in result["note"]
+    # Who has it not, is in no sensitivity, whatever is drawn.
+    n = 4
+    mixed = table(
+        people_names(n), female=[0.0, 0.0, 1.0, None], age_years=[50.0] * n,
+        rhythm=["irregular", "regular", "unknown", "irregular"], drawn_rhythm=["unknown"] + ["irregular"] * 3,
+        real_qtcf_ms=[455.0, 449.0, 455.0, 500.0], drawn_qtcf_ms=[None, 500.0, 500.0, 500.0],
+        rmse_mv_sample=np.ones(n),
+    )  # fmt: skip
+    groups = fairness(mixed, metrics=["rmse_mv_sample"], least=1, **QUICK)
+    by_age = {name: groups["age"]["opportunity"][name]["levels"]["40-64"] for name in FINDINGS}
+    assert by_age["irregular_found"]["n"] == 2
+    assert by_age["irregular_found"]["sensitivity"]["value"] == 0.5
+    assert by_age["long_qtc_found"]["n"] == 1, "455 ms is long in men alone, and of no limit where sex is unknown"
+    assert by_age["long_qtc_found"]["sensitivity"]["value"] == 0.0, "what cannot be measured was not found"
 
 
 def test_levels_have_their_edges_and_the_unknown_are_counted():

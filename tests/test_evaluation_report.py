@@ -290,6 +290,51 @@ def test_refusals_and_missed_mandatory_goals_stand_before_the_goals():
     assert "Gate of the recipe: passed" in render_html(report, [])
 
 
+def test_the_page_says_which_premature_beats_were_drawn_and_where_there_is_nothing_to_find(sound):
+    report = sound[1]
+    found = report["ectopy"]["model"]["premature"]
+    assert found["beats"] > 0
+    assert (found["sensitivity"]["value"], found["f1"]["value"]) == (1.0, 1.0)
+    assert report["ectopy"]["shuffled_ppg"]["premature"]["sensitivity"]["value"] == 0.0
+    assert "demographic_regression" not in report["ectopy"]
+    assert report["not_measured"]["pauses"] == "nothing to find, no recording holds one"
+    assert "premature beats" not in report["not_measured"]
+    text = render_html(report, [])
+    assert f"Premature beats: {found['beats']} recorded in {found['windows']} windows of {found['n']} people" in text
+    assert "Pauses: nothing to find" in text
+    without = copy.deepcopy(report) | {"ectopy": {}}
+    assert "Premature beats and pauses" not in render_html(without, [])
+
+
+def test_the_page_says_where_equal_opportunity_was_not_measured(sound):
+    report = copy.deepcopy(sound[1])
+    assert "too few people in any two groups have it" in report["not_measured"]["equal opportunity"]
+    part = render_html(report, []).split("Equal opportunity</h3>")[1].split("</table>")[0]
+    assert part.count("not measured") == 8, "two findings in four groups"
+    result = report["fairness"]["sex"]["opportunity"]["irregular_found"]
+    result |= {"note": "", "gap": {"value": 0.25, "low": 0.125, "high": 0.5, "unit": "", "n": 60}}
+    part = render_html(report, []).split("Equal opportunity</h3>")[1].split("</table>")[0]
+    assert part.count("not measured") == 7
+    assert "0.250" in part
+    assert "[0.125, 0.500]" in part
+
+
+def test_the_report_counts_of_which_recording_the_floor_is(sound):
+    rows, bank = evaluation_rows.build(people=12, yardsticks=("other_segment",))
+    system, window = (np.array(rows[name].to_pylist()) for name in ("system", "window_id"))
+    mine = system == "other_segment"
+    elsewhere = mine & np.isin(window, [f"t{k}" for k in range(0, 24, 3)])
+    system = np.where(elsewhere, "other_recording", system)
+    kept = rows.set_column(rows.column_names.index("system"), "system", [system.tolist()])
+    kept = kept.filter((~(mine & (window == "t1"))).tolist())
+    report = composed(kept, bank)
+    assert report["dataset"]["other_ecg"] == {"other_recording": 8, "other_segment": 15, "none": 1}
+    text = " ".join(render_html(report, []).split())
+    assert "is of another recording in 8 windows, of the same one in 15; 1 have neither" in text
+    assert sound[1]["dataset"]["other_ecg"] == {}
+    assert "have neither" not in render_html(sound[1], [])
+
+
 def test_the_page_says_how_much_of_the_gain_is_rate_and_rhythm_alone(sound):
     report = copy.deepcopy(sound[1])
     of = {"model": report["figures"], **report["controls"]}

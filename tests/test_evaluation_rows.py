@@ -3,13 +3,22 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.special import gamma
 from windowed import batch_of_ecgs, clean_window, drawn
 
 from p2es.delineation import measure_ecg
 from p2es.evaluation import features
 from p2es.evaluation.beats import heart_rate_bpm
+from p2es.evaluation.columns import wrap_deg
+from p2es.evaluation.feature_scores import (
+    FAILURE_SDS,
+    feature_crps,
+    feature_energy,
+    feature_errors,
+    feature_intervals,
+)
 from p2es.evaluation.features import FEATURES, LEAD_FEATURES, aligned_beat, encoding, middle_of, read_ecg, wave
-from p2es.evaluation.measure import FAILURE_SDS, ROW_SCHEMA, describe, feature_crps, feature_errors, measure
+from p2es.evaluation.measure import ROW_SCHEMA, describe, measure
 from p2es.evaluation.metrics import METRICS
 from p2es.evaluation.probabilistic import fair_crps, fair_crps_deg
 from p2es.evaluation.summary import summarise
@@ -21,6 +30,7 @@ from p2es.windows import ECG_SAMPLES, FS_HZ
 EVERY = np.ones(12, bool)
 NAMES = [feature.name for feature in FEATURES]
 SDS = np.array([feature.typical_sd for feature in FEATURES])
+CIRCULAR = np.array([feature.circular for feature in FEATURES])
 
 
 def rng_of(seed):
@@ -243,6 +253,12 @@ def test_a_flat_line_is_worse_than_any_answer(person, someone_else):
     assert flat["prd_percent_sample"] == pytest.approx(100.0, abs=0.5)
 
 
+def test_an_ecg_that_is_next_to_flat_has_failed(person):
+    """What a collapsed model draws: beats that can be found, of an amplitude that nothing can be read from."""
+    row = row_of(person, drawn(1e-7 * draws_of(person, 2, sd_mv=0.0)))
+    assert row["drawn_failures_sample"] >= 0.9
+
+
 def test_what_is_not_in_the_recording_has_no_error(person):
     row = row_of(without_waves(person), drawn(draws_of(person)))
     assert np.isnan(row["real_pr_ms"])
@@ -298,6 +314,94 @@ def test_failed_draws_cost_in_proportion_and_never_pay():
     assert scores[-1] == FAILURE_SDS
     assert feature_crps(real, np.concatenate([good[:1], nothing[:19]])) == FAILURE_SDS, "one draw is no forecast"
     assert np.isnan(feature_crps(np.full(len(FEATURES), np.nan), good))
+
+
+def only(name, real, draws):
+    """A recording and draws in which one feature was found."""
+    k = NAMES.index(name)
+    one, many = np.full(len(FEATURES), np.nan), np.full((len(draws), len(FEATURES)), np.nan)
+    one[k], many[:, k] = real, draws
+    return one, many
+
+
+@pytest.mark.parametrize("name", ["pr_ms", "qrs_axis_deg"])
+def test_the_energy_score_of_one_feature_is_its_crps(name):
+    real, draws = only(name, 170.0, wrap_deg(rng_of(3).normal(175.0, 10.0, 20)))
+    assert feature_energy(real, draws) == pytest.approx(feature_crps(real, draws))
+
+
+def test_the_energy_score_knows_what_the_mean_and_what_all_people_score():
+    """Ten independent normal features: the length of one has mean sqrt(2) Gamma(11/2) / Gamma(5)."""
+    rng = rng_of(4)
+    length = np.sqrt(2) * gamma(5.5) / gamma(5.0)
+    # Small enough that no angle wraps.
+    sds = np.minimum(SDS, 25.0)
+    constant, people = [], []
+    for _ in range(300):
+        real = rng.normal(size=len(FEATURES)) * sds * 0.5
+        draws = rng.normal(size=(20, len(FEATURES))) * sds * 0.5
+        size = np.sqrt(np.mean((sds / SDS) ** 2)) * 0.5
+        constant.append(feature_energy(real, 0 * draws) / size)
+        people.append(feature_energy(real, draws) / size)
+    assert np.mean(constant) == pytest.approx(length / np.sqrt(10), abs=0.04)
+    assert np.mean(people) == pytest.approx(np.sqrt(0.5) * length / np.sqrt(10), abs=0.04)
+
+
+def test_the_energy_score_sees_whether_features_belong_together():
+    """Draws with the right margins, QT and rate hanging together as in the recordings, or the other way round."""
+    rng = rng_of(5)
+    scores = {1: [], -1: [], 0: []}
+    margins = {sign: [] for sign in scores}
+    for _ in range(200):
+        z = rng.normal(size=21)
+        for sign in scores:
+            other = rng.normal(size=21) if sign == 0 else sign * z
+            other = np.append(z[0], other[1:])
+            real, draws = np.full(len(FEATURES), np.nan), np.full((20, len(FEATURES)), np.nan)
+            for name, values in (("hr_bpm", z), ("qt_ms", other)):
+                k = NAMES.index(name)
+                real[k], draws[:, k] = 60 + SDS[k] * values[0], 60 + SDS[k] * values[1:]
+            scores[sign].append(feature_energy(real, draws))
+            margins[sign].append(feature_crps(real, draws))
+    assert np.mean(scores[1]) < np.mean(scores[0]) - 0.01 < np.mean(scores[-1]) - 0.02
+    assert np.mean(margins[1]) == pytest.approx(np.mean(margins[-1]), abs=0.02), "one by one nothing is seen"
+
+
+def test_a_failed_feature_has_its_price_in_the_energy_score_and_in_coverage():
+    real = np.full(len(FEATURES), 50.0)
+    good = 50.0 + SDS * rng_of(6).normal(size=(20, len(FEATURES)))
+    nothing = np.full_like(good, np.nan)
+    failing = [np.concatenate([good[n:], nothing[:n]]) for n in range(0, 21, 5)]
+    scores = [feature_energy(real, draws) for draws in failing]
+    assert (np.diff(scores) > 0).all()
+    assert scores[-1] == pytest.approx(FAILURE_SDS)
+    held = [feature_intervals(real, draws)["feature_coverage_90"] for draws in failing]
+    assert held[0] == held[1] == 1.0
+    assert held[3:] == [0.0, 0.0], "what most draws lack holds nothing, however it would have been"
+    assert np.isnan(feature_intervals(real, nothing)["feature_width_90"])
+    for figures in (feature_intervals(nothing[0], good), {"feature_energy": feature_energy(nothing[0], good)}):
+        assert all(np.isnan(value) for value in figures.values()), "nothing was recorded"
+
+
+@pytest.mark.parametrize("spread", [0.4, 1.0, 2.0])
+def test_feature_intervals_hold_what_they_say_and_are_as_wide_as_the_draws(spread):
+    """An angle across 180 degrees among the features, whose interval must not tear."""
+    rng = rng_of(7)
+    scale = 0.3 * SDS
+    held, wide = [], []
+    for _ in range(400):
+        real, draws = rng.normal(size=len(FEATURES)), spread * rng.normal(size=(20, len(FEATURES)))
+        centre = np.where(CIRCULAR, 179.0, 60.0)
+        real, draws = centre + scale * real, centre + scale * draws
+        found = feature_intervals(np.where(CIRCULAR, wrap_deg(real), real), np.where(CIRCULAR, wrap_deg(draws), draws))
+        held.append(found["feature_coverage_90"])
+        wide.append(found["feature_width_90"])
+    # At 19.95 of 20 order statistics, whose means are 1.408 and 1.867 (Harter 1961).
+    assert np.mean(wide) == pytest.approx(0.3 * spread * 2 * (0.05 * 1.408 + 0.95 * 1.867), rel=0.02)
+    if spread == 1.0:
+        assert np.mean(held) == pytest.approx(0.9, abs=0.015)
+    else:
+        assert (np.mean(held) > 0.99) if spread > 1 else (np.mean(held) < 0.6)
 
 
 def test_rows_of_every_kind_are_summarised(person, someone_else):

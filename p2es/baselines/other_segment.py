@@ -1,8 +1,9 @@
 """Another real ECG of the same person, as it was recorded: how different two real ECGs of one heart are.
 
 It is no rival but a floor. It sees what no translator sees, and still differs from the window it is held against by
-breathing, rate, electrodes and the day. What comes closer than this to a person's intervals or amplitudes, from a
-pulse, asks for a search for a leak.
+breathing and rate and, when it is of another recording, by electrodes and the day. Whoever passes the enrolment says
+which it is: the evaluation files them apart, as `other_recording` and `other_segment`. What comes closer than this to
+a person's intervals or amplitudes, from a pulse, asks for a search for a leak.
 """
 
 from collections.abc import Sequence

@@ -43,7 +43,8 @@ def calibration(rows: pa.Table, *, bootstrap: int, seed: int) -> dict[str, dict[
         - `coverage_50`, `coverage_80`, `coverage_90` : Figure, share of recorded values in the central interval
         - `width_90` : Figure, width of the 90 % interval in the feature's unit
         - `pit` : 10 counts of windows, flat where calibrated; see `pit_counts`
-        - `n` : people; `windows`
+        - `n` : people; `windows`, and `left_out`, windows in which the feature was recorded and too few samples show it
+        - `failed` : share of the samples, of all windows in which it was recorded, that do not show it
     """
     people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
     system = strings(rows, "system")
@@ -60,9 +61,14 @@ def _calibration(rows: pa.Table, feature: Feature, people: People) -> dict[str, 
     truth, draws = scalars(rows, f"real_{feature.name}"), vectors(rows, f"draws_{feature.name}")
     # Short rows are filled with NaN like failures; the longest tells how many samples were drawn.
     count = np.isfinite(draws).sum(axis=1)
-    used = np.isfinite(truth) & (count >= MIN_BAND_SAMPLES) & (2 * count >= draws.shape[1])
+    there = np.isfinite(truth)
+    used = there & (count >= MIN_BAND_SAMPLES) & (2 * count >= draws.shape[1])
     if not used.any():
         return None
+    told = {
+        "left_out": int(np.count_nonzero(there & ~used)),
+        "failed": 1.0 - float(count[there].sum()) / (draws.shape[1] * np.count_nonzero(there)),
+    }
     truth, draws, people = truth[used], draws[used], people.rows(used)
     if feature.circular:
         truth, draws = _about_mean(truth, draws)
@@ -74,7 +80,7 @@ def _calibration(rows: pa.Table, feature: Feature, people: People) -> dict[str, 
     low, high = intervals[90]
     figures["width_90"] = mean_figure(high - low, people, feature.unit)
     figures["pit"] = pit_counts(truth, draws).tolist()
-    return figures | {"n": figures["crps"]["n"], "windows": int(used.sum())}
+    return figures | {"n": figures["crps"]["n"], "windows": int(used.sum())} | told
 
 
 def _about_mean(truth: Array, draws: Array) -> tuple[Array, Array]:

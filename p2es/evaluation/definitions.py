@@ -66,6 +66,9 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "crps_mv",
             "feature_crps",
+            "feature_energy",
+            "feature_coverage_90",
+            "feature_width_90",
             "coverage_50",
             "coverage_80",
             "coverage_90",
@@ -121,6 +124,11 @@ DEFINITIONS = {
     "dipolarity_real_percent": "The same of the recording, to compare with.",
     "crps_mv": "Continuous ranked probability score of the samples (fair form), averaged over points and leads.",
     "feature_crps": "The same of clinical features, each divided by its standard deviation between people.",
+    "feature_energy": "CRPS of all features as one vector (energy score), over the root of their number: it sees "
+    "whether they belong together. A feature that a sample lacks is two standard deviations off.",
+    "feature_coverage_90": "Share of recorded features inside the samples' central 90 %; one that most samples lack "
+    "is not.",
+    "feature_width_90": "Mean width of that interval, each feature divided by its standard deviation between people.",
     "coverage_50": "Share of recorded points inside the samples' central 50 %.",
     "coverage_80": "The same of the central 80 %.",
     "coverage_90": "Share of recorded points inside the calibrated 90 % band.",

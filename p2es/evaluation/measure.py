@@ -5,8 +5,8 @@ the recorded leads only. One sample is held against one recording, and the mean 
 honest sample has sqrt(2) times the error of the best mean, and the two must not be mixed.
 
 What the delineator does not find in a drawn ECG stays NaN among the features, is counted in `drawn_failures_sample`,
-and costs `FAILURE_SDS` standard deviations in the errors: a system must not gain by drawing what cannot be measured.
-What was not found in the recording has no error, for there is nothing to hold the drawn against.
+and costs `feature_scores.FAILURE_SDS` standard deviations in the errors: a system must not gain by drawing what cannot
+be measured. What was not found in the recording has no error, for there is nothing to hold the drawn against.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from p2es.beats import r_peaks, regularity
+from p2es.evaluation.beat_kinds import KINDS, beat_kinds, kind_counts
 from p2es.evaluation.beats import (
     EDGE_S,
     constant_lag,
@@ -27,6 +28,13 @@ from p2es.evaluation.beats import (
     relative_error_percent,
     rmssd_ms,
     sdnn_ms,
+)
+from p2es.evaluation.feature_scores import (
+    feature_crps,
+    feature_energy,
+    feature_error,
+    feature_errors,
+    feature_intervals,
 )
 from p2es.evaluation.features import (
     FEATURES,
@@ -41,7 +49,7 @@ from p2es.evaluation.features import (
     wave,
 )
 from p2es.evaluation.metrics import METRICS
-from p2es.evaluation.probabilistic import central_interval, distance, fair_crps, fair_crps_deg
+from p2es.evaluation.probabilistic import central_interval, fair_crps
 from p2es.evaluation.waveform import (
     correlations,
     dipolarity_percent,
@@ -58,24 +66,11 @@ from p2es.leads import INDEPENDENT_INDEX, LEADS, N_LEADS, law_residuals
 from p2es.translator import MIN_BAND_SAMPLES, Translation
 from p2es.windows import FS_HZ, WINDOW_S, WindowBatch
 
-FAILURE_SDS = 2.0
-"""What a feature costs that is in the recording and cannot be measured in the drawn, in SD between people.
-
-A constant answer is off by 0.8 SD on average, so that failing never pays.
-"""
 # R peaks are exact to about a millisecond, and so are these.
 _LEAST_HRV_MS = 5.0
 # A change of ST counts from here on (clinical.md, 3.3).
 _ST_CHANGE_MV = 0.1
 _POLARITY_LEADS = np.array([LEADS.index(name) for name in ("I", "II", "V4", "V5", "V6")])
-_ERRORS = {
-    "pr_error_ms": "pr_ms",
-    "qrs_error_ms": "qrs_ms",
-    "qtcf_error_ms": "qtcf_ms",
-    "qrs_axis_error_deg": "qrs_axis_deg",
-}
-_INDEX = {feature.name: k for k, feature in enumerate(FEATURES)}
-_SDS = np.array([feature.typical_sd for feature in FEATURES])
 _NAN = float("nan")
 
 _PEOPLE = ("age_years", "female", "height_cm", "weight_kg")
@@ -90,6 +85,8 @@ ROW_SCHEMA = pa.schema(
         pa.field("lag_s", pa.float64()),
         *(pa.field(name, _NUMBERS) for name in ("offsets_ms", "correlation_lead", "rank_counts")),
         *(pa.field(name, pa.string()) for name in ("rhythm", "drawn_rhythm")),
+        # `beat_kinds.COUNTS` of each kind of beat.
+        *(pa.field(f"{kind}_counts{lag}", _NUMBERS) for kind in KINDS for lag in ("", "_lag")),
         *(pa.field(f"{of}_{f.name}", pa.float64()) for f in FEATURES for of in ("real", "drawn", "median")),
         *(pa.field(f"draws_{f.name}", _NUMBERS) for f in FEATURES),
         *(pa.field(f"{of}_{name}", _NUMBERS) for name in LEAD_FEATURES for of in ("real", "drawn", "median")),
@@ -113,7 +110,8 @@ def measure(truth: WindowBatch, translations: Sequence[Translation], *, system: 
 
     Of each clinical feature there is what was recorded (`real_`), what sample 0 shows (`drawn_`), what every sample
     shows (`draws_`) and the median of those (`median_`); see `features`. DTW and the Fréchet distance are of lead II,
-    or of the first lead that was recorded, at 64 Hz.
+    or of the first lead that was recorded, at 64 Hz. The counts of premature beats and pauses are those of
+    `beat_kinds.kind_counts`, of sample 0.
 
     Parameters
     ----------
@@ -129,7 +127,7 @@ def measure(truth: WindowBatch, translations: Sequence[Translation], *, system: 
     pyarrow.Table
         `ROW_SCHEMA`; a row a window, NaN where a figure is not defined: means, band, CRPS and all that is of the
         samples' median with fewer than `MIN_BAND_SAMPLES` samples; all but `finite_share` and what is of the recording
-        alone where something drawn is not finite.
+        alone where something drawn is not finite. Beats are counted there too: none of the recorded ones was drawn.
     """
     assert len(truth) == len(translations)
     rows = []
@@ -197,13 +195,15 @@ def _window_figures(truth_mv: Array, mask: Mask, real: Reading, drawn: Translati
     figures = _unmeasured()
     parts = [drawn.ecg_mv, drawn.median_mv] + ([] if drawn.band_mv is None else [drawn.band_mv])
     figures["finite_share"] = float(all(np.isfinite(part).all() for part in parts))
+    truth_s, truth_kinds = real.r_peaks_s, _kinds(truth_mv, mask, real.r_peaks_s)
     if not figures["finite_share"]:
-        return figures
+        return figures | _kind_figures(truth_s, truth_kinds, np.empty(0), truth_kinds[:, :0], 0.0)
     figures |= _law_figures(drawn)
     readings = read_draws(drawn.ecg_mv, mask)
-    truth_s, drawn_s = real.r_peaks_s, readings[0].r_peaks_s
+    drawn_s = readings[0].r_peaks_s
     lag_s = constant_lag(_inner(truth_s), _inner(drawn_s))
     figures |= _beat_figures(truth_s, drawn_s, lag_s) | {"drawn_rhythm": regularity(drawn_s)}
+    figures |= _kind_figures(truth_s, truth_kinds, drawn_s, _kinds(drawn.ecg_mv[0], mask, drawn_s), lag_s)
     figures |= _sample_figures(truth_mv, drawn.ecg_mv[0], mask, lag_s)
     figures["beat_rmse_mv_sample"] = float(
         rmse(aligned_beat(truth_mv[mask], truth_s), aligned_beat(drawn.ecg_mv[0][mask], drawn_s)).mean()
@@ -243,6 +243,18 @@ def _beat_figures(truth_s: Floats, drawn_s: Floats, lag_s: float) -> Row:
     figures["r_timing_ms_lag"] = float(np.median(np.abs(offsets_ms))) if offsets_ms.size else _NAN
     figures["rr_error_ms"] = 1e3 * interval_error_s(truth_s, drawn_s, tolerance_s=0.15, lag_s=lag_s)
     return figures | _rate_figures(truth_s, drawn_s)
+
+
+def _kinds(ecg_mv: Array, mask: Mask, beats_s: Floats) -> Mask:
+    return beat_kinds(np.where(mask[:, None], ecg_mv, np.nan), FS_HZ, beats_s)
+
+
+def _kind_figures(truth_s: Floats, truth_kinds: Mask, drawn_s: Floats, drawn_kinds: Mask, lag_s: float) -> Row:
+    figures: Row = {}
+    for name, lag in (("", 0.0), ("_lag", lag_s)):
+        counts = kind_counts(truth_s, truth_kinds, drawn_s, drawn_kinds, lag_s=lag, duration_s=WINDOW_S)
+        figures |= {f"{kind}_counts{name}": row.tolist() for kind, row in zip(KINDS, counts, strict=True)}
+    return figures
 
 
 def _rate_figures(truth_s: Floats, drawn_s: Floats) -> Row:
@@ -290,67 +302,15 @@ def _feature_figures(real: Reading, readings: Sequence[Reading]) -> Row:
     row |= {f"{name}_sample": x for name, x in feature_errors(real.scalars, sample.scalars).items()}
     there = np.isfinite(real.scalars)
     row["drawn_failures_sample"] = float(np.isnan(sample.scalars[there]).mean()) if there.any() else _NAN
-    row["transition_error_leads_sample"] = _error(real.scalars, sample.scalars, "transition")
+    row["transition_error_leads_sample"] = feature_error(real.scalars, sample.scalars, "transition")
     row |= _lead_figures(dict(zip(LEAD_FEATURES, real.leads, strict=True)), sample)
     if len(readings) >= MIN_BAND_SAMPLES:
         scalars, leads = middle_of(readings)
         row |= _columns("median", scalars, leads) | feature_errors(real.scalars, scalars)
         row["feature_crps"] = feature_crps(real.scalars, draws)
+        row["feature_energy"] = feature_energy(real.scalars, draws)
+        row |= feature_intervals(real.scalars, draws)
     return row
-
-
-def feature_errors(real: Floats, answer: Floats) -> dict[str, float]:
-    """Give the absolute errors of PR, QRS, QTcF and the axis of QRS (the shorter way round).
-
-    Parameters
-    ----------
-    real, answer : array (feature,)
-        In the order of `FEATURES`. A feature that is in `real` and NaN in `answer` has failed and costs `FAILURE_SDS`
-        of its standard deviations between people: 48 ms, 19.4 ms, 42 ms and 64 degrees.
-
-    Returns
-    -------
-    dict
-        `pr_error_ms`, `qrs_error_ms`, `qtcf_error_ms`, `qrs_axis_error_deg`; NaN for what is not in `real`.
-    """
-    return {name: _error(real, answer, feature) for name, feature in _ERRORS.items()}
-
-
-def _error(real: Floats, answer: Floats, name: str) -> float:
-    k = _INDEX[name]
-    if np.isnan(real[k]):
-        return _NAN
-    error = float(distance(real[k], answer[k], circular=FEATURES[k].circular))
-    return FAILURE_SDS * FEATURES[k].typical_sd if np.isnan(error) else error
-
-
-def feature_crps(real: Floats, draws: Floats) -> float:
-    """Give the CRPS of the features that are in the recording, each in SD between people, averaged.
-
-    `probabilistic.fair_crps`, for angles `fair_crps_deg`, over the draws in which the feature was found; each of the
-    others counts `FAILURE_SDS`. Answering every time what is usual scores about 0.6 (a Gaussian: 1 / sqrt(pi)).
-
-    Parameters
-    ----------
-    real : array (feature,)
-        In the order of `FEATURES`.
-    draws : array (sample, feature)
-
-    Returns
-    -------
-    float
-        NaN when the recording has none of them.
-    """
-    scores = []
-    for k in np.flatnonzero(np.isfinite(real)):
-        found = draws[np.isfinite(draws[:, k]), k]
-        failed = 1.0 - len(found) / len(draws) if len(found) > 1 else 1.0
-        score = 0.0
-        if failed < 1.0:
-            crps = fair_crps_deg(real[k], found) if FEATURES[k].circular else float(fair_crps(real[k], found))
-            score = crps / _SDS[k]
-        scores.append((1.0 - failed) * score + failed * FAILURE_SDS)
-    return float(np.mean(scores)) if scores else _NAN
 
 
 def _lead_figures(real: dict[str, Floats], sample: Reading) -> Row:

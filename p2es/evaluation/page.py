@@ -9,6 +9,8 @@ from typing import Any
 from p2es.evaluation.beat_marks import CSE_SD_MS
 from p2es.evaluation.columns import MODEL
 from p2es.evaluation.definitions import DEFINITIONS, SECTIONS
+from p2es.evaluation.ectopy import TITLES
+from p2es.evaluation.fairness import OPPORTUNITIES
 from p2es.evaluation.features import FEATURES
 from p2es.evaluation.metrics import BY_NAME, METRICS
 from p2es.evaluation.pictures import Picture, part_of
@@ -23,6 +25,7 @@ _TELLING = {
     "regression": ("rmse_mv_mean", "beat_rmse_mv_sample", "crps_mv"),
     "demographic_regression": ("pr_error_ms", "qrs_error_ms", "qtcf_error_ms", "qrs_axis_error_deg"),
     "retrieval": ("beat_rmse_mv_sample", "r_f1_50ms_lag"),
+    "other_recording": ("beat_rmse_mv_sample", "qrs_axis_error_deg_sample"),
     "other_segment": ("beat_rmse_mv_sample", "qrs_axis_error_deg_sample"),
     "oracle": ("crps_mv", "feature_crps"),
 }
@@ -76,6 +79,8 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         pictures=_by_part(pictures),
         features={feature.name: feature for feature in FEATURES},
         metrics=BY_NAME,
+        kinds=TITLES,
+        opportunities=OPPORTUNITIES,
         definitions=[(metric, DEFINITIONS.get(metric.name, "")) for metric in METRICS],
         model=MODEL,
         marks=_MARKS,

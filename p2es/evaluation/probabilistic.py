@@ -1,4 +1,4 @@
-"""How well a handful of draws tells the truth and how sure it is: CRPS, coverage, PIT, energy score.
+"""How well a handful of draws tells the truth and how sure it is: CRPS, coverage, width, energy score.
 
 Angles are circular: the distance of 170 and -170 degrees is 20. Everything is per draw set and truth; averages over
 windows and people are taken elsewhere. The best of K draws is scored nowhere: choosing it takes the truth.
@@ -96,27 +96,9 @@ def interval_width(draws: Array, share: float, *, circular: bool = False) -> Flo
     return high - low
 
 
-def pit(truth: Array, draws: Array, *, circular: bool = False) -> Floats:
-    """Give the probability integral transform of each truth (...) from its draws (sample, ...): uniform when right.
-
-    ``(number below + (number equal + 1) / 2) / (K + 1)``, the middle of the places that the truth may take among the
-    draws. Angles are cut open opposite `centre`.
-    """
-    if circular:
-        middle = centre(draws, circular=True)
-        truth, draws = wrap_deg(truth - middle), wrap_deg(draws - middle)
-    below, equal = (draws < truth).sum(axis=0), (draws == truth).sum(axis=0)
-    return np.asarray((below + (equal + 1) / 2) / (len(draws) + 1), np.float64)
-
-
-def pit_counts(values: Array, bins: int = 10) -> list[int]:
-    """Count PIT values in equal bins of 0 to 1, NaN left out: flat when right, a hump where draws spread too much."""
-    values = np.asarray(values, np.float64)
-    counts, _ = np.histogram(values[np.isfinite(values)], bins=bins, range=(0.0, 1.0))
-    return [int(count) for count in counts]
-
-
-def energy_score(truth: Array, draws: Array, scale: Array, circular: NDArray[np.bool_] | None = None) -> float:
+def energy_score(
+    truth: Array, draws: Array, scale: Array, circular: NDArray[np.bool_] | None = None, *, failure: float = np.nan
+) -> float:
     """Give the energy score of a vector of features: the CRPS of several at once, which sees how they hang together.
 
     ``mean_k |x_k - y| - 1/(2 K (K - 1)) sum_jk |x_j - x_k|`` with Euclidean lengths (Gneiting 2007), fair as
@@ -130,14 +112,18 @@ def energy_score(truth: Array, draws: Array, scale: Array, circular: NDArray[np.
         What each is divided by, so that milliseconds and degrees can be added.
     circular : array (feature,), optional
         True for angles in degrees.
+    failure : float
+        How far from the truth a feature is that a draw lacks (NaN), in units of its scale. It is no distance between
+        draws, so that nothing is won by the spread of what is not there. Without it a NaN makes the score NaN.
     """
     angles = np.zeros(len(truth), bool) if circular is None else circular
 
-    def length(a: Array, b: Array) -> Floats:
+    def length(a: Array, b: Array, missing: float) -> Floats:
         parts = np.where(angles, distance(a, b, circular=True), distance(a, b)) / scale
+        parts = parts if np.isnan(failure) else np.where(np.isnan(parts), missing, parts)
         return np.asarray(np.linalg.norm(parts, axis=-1))
 
     truth, draws = np.asarray(truth, np.float64), np.asarray(draws, np.float64)
     k = len(draws)
-    apart = length(draws[:, None], draws[None]).sum() / (2 * k * (k - 1))
-    return float(length(draws, truth).mean() - apart)
+    apart = length(draws[:, None], draws[None], 0.0).sum() / (2 * k * (k - 1))
+    return float(length(draws, truth, failure).mean() - apart)

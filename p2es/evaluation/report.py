@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from p2es.evaluation.agreement import agreement
 from p2es.evaluation.audit import REGRESSION, leakage_audit
 from p2es.evaluation.calibration import calibration
-from p2es.evaluation.columns import MODEL, comparable
+from p2es.evaluation.columns import MODEL, comparable, of_system
 from p2es.evaluation.counterfactual import PREFIX, counterfactual
-from p2es.evaluation.fairness import fairness
+from p2es.evaluation.ectopy import TITLES, ectopy_agreement
+from p2es.evaluation.fairness import OPPORTUNITIES, fairness
 from p2es.evaluation.goals import judge
 from p2es.evaluation.memorisation import memorisation
 from p2es.evaluation.morphology import morphology
@@ -23,6 +24,7 @@ from p2es.evaluation.page import Picture, render_html
 from p2es.evaluation.realism import realism
 from p2es.evaluation.rhythm import rhythm_agreement
 from p2es.evaluation.summary import summarise
+from p2es.evaluation.systems import OTHER_ECGS
 from p2es.evaluation.verdict import verdict
 from p2es.files import write_whole
 from p2es.plot import FOOTER
@@ -30,7 +32,7 @@ from p2es.plot import FOOTER
 __all__ = ["FORMAT", "MODEL", "VERSION", "Picture", "Source", "compose", "render_html", "write_html"]
 
 FORMAT = "p2es-report"
-VERSION = 2
+VERSION = 3
 GROUPED = (
     "r_f1_50ms_lag",
     "r_f1_150ms_lag",
@@ -118,9 +120,9 @@ def compose(
     dict
         `format`, `version`, `synthetic`, `recipe`, `dataset`, `model`, `lineage`, `settings`, `versions`, `hashes`;
         `figures` (of the model), `controls` (the same of every other system), `contrasts`; the parts `agreement`,
-        `morphology`, `rhythm`, `calibration`, `realism`, `memorisation`, `fairness`, `counterfactual`, `audit`, empty
-        where what they need is not there, with the reason in `not_measured`; `extra`, `mandatory`, `goals`,
-        `verdict`. Plain JSON, None where a figure is not defined.
+        `morphology`, `rhythm`, `ectopy`, `calibration`, `realism`, `memorisation`, `fairness`, `counterfactual`,
+        `audit`, empty where what they need is not there, with the reason in `not_measured`; `extra`, `mandatory`,
+        `goals`, `verdict`. Plain JSON, None where a figure is not defined.
     """
     shown = rows.filter(pc.is_in(rows["system"], value_set=pa.array(comparable(rows), pa.string())))
     summary = summarise(shown, model=MODEL, bootstrap=bootstrap, seed=seed)
@@ -130,7 +132,7 @@ def compose(
         "format": FORMAT,
         "version": VERSION,
         "synthetic": FOOTER,
-        **_told(source, mine),
+        **_told(source, mine, shown),
         "figures": summary.figures[MODEL],
         "controls": {name: figures for name, figures in summary.figures.items() if name != MODEL},
         "contrasts": summary.contrasts,
@@ -145,7 +147,7 @@ def compose(
     return report
 
 
-def _told(source: Source, mine: pa.Table) -> dict[str, Any]:
+def _told(source: Source, mine: pa.Table, shown: pa.Table) -> dict[str, Any]:
     """Say what was measured, and on whom."""
     return {
         "recipe": source.recipe,
@@ -158,6 +160,7 @@ def _told(source: Source, mine: pa.Table) -> dict[str, Any]:
             "simulator": source.simulator,
             "left_out": source.left_out,
             "refused": dict(source.refused),
+            "other_ecg": _other_ecg(mine, shown),
         },
         "model": {"sha256": source.model_sha256, "name": source.model_name},
         "lineage": dict(source.lineage),
@@ -165,6 +168,16 @@ def _told(source: Source, mine: pa.Table) -> dict[str, Any]:
         "versions": dict(source.versions),
         "hashes": dict(source.hashes),
     }
+
+
+def _other_ecg(mine: pa.Table, shown: pa.Table) -> dict[str, int]:
+    """Count the windows whose floor is another recording, the same one, or none; empty where there is no floor."""
+    there = set(mine["window_id"].to_pylist())
+    windows = {name: there & set(of_system(shown, name)["window_id"].to_pylist()) for name in OTHER_ECGS}
+    if not any(windows.values()):
+        return {}
+    counts = {name: len(found) for name, found in windows.items()}
+    return counts | {"none": len(there.difference(*windows.values()))}
 
 
 def _parts(rows: pa.Table, bank: pa.Table | None, bootstrap: int, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
@@ -178,6 +191,7 @@ def _parts(rows: pa.Table, bank: pa.Table | None, bootstrap: int, seed: int) -> 
         "agreement": ("", lambda: agreement(rows, **options)),
         "morphology": ("", lambda: morphology(rows, **options)),
         "rhythm": ("", lambda: rhythm_agreement(rows, **options)),
+        "ectopy": ("", lambda: ectopy_agreement(rows, **options)),
         "calibration": ("", lambda: calibration(rows, **options)),
         "realism": (no_bank, lambda: realism(rows, bank, **options)),
         "memorisation": (no_bank, lambda: memorisation(rows, bank, members if members.num_rows else None, **options)),
@@ -194,9 +208,26 @@ def _parts(rows: pa.Table, bank: pa.Table | None, bootstrap: int, seed: int) -> 
     empty: dict[str, Any] = {"counterfactual": []}
     parts = {name: empty.get(name, {}) if reason else make() for name, (reason, make) in plan.items()}
     reasons = {name: reason for name, (reason, _) in plan.items() if reason}
+    reasons |= _nothing_to_find(parts)
     if not no_bank and not members.num_rows:
         reasons["membership"] = "nothing was drawn for people of the training set"
     return parts, reasons
+
+
+def _nothing_to_find(parts: Mapping[str, Any]) -> dict[str, str]:
+    """Say of which beats no recording holds any, and which findings too few people have to compare groups."""
+    kinds = parts["ectopy"].get(MODEL, {})
+    reasons = {
+        TITLES[kind].lower(): "nothing to find, no recording holds one" for kind, of in kinds.items() if not of["beats"]
+    }
+    missing = [
+        title
+        for finding, title in OPPORTUNITIES.items()
+        if all(group["opportunity"][finding]["gap"]["value"] is None for group in parts["fairness"].values())
+    ]
+    if missing:
+        reasons["equal opportunity"] = f"too few people in any two groups have it ({'; '.join(missing).lower()})"
+    return reasons
 
 
 def plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ RATIOS = (
     "beat_rmse_mv_sample",
     "crps_mv",
     "feature_crps",
+    "feature_energy",
     "pr_error_ms",
     "qrs_error_ms",
     "qtcf_error_ms",

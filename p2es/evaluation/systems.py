@@ -94,12 +94,20 @@ SYSTEMS = (
         "#a0783c",
     ),
     System(
-        "other_segment",
-        "the person's other ECG",
+        "other_recording",
+        "the person's ECG of another recording",
         "yardstick",
-        "A real ECG of the same person at another time: how alike two recordings of one person are. Nothing drawn "
-        "from a pulse should be nearer.",
+        "A real ECG of the same person from another recording, another day in simulated archives: how alike two "
+        "recordings of one person are. Nothing drawn from a pulse should be nearer.",
         "#333333",
+    ),
+    System(
+        "other_segment",
+        "the person's ECG, same recording",
+        "yardstick",
+        "A real ECG of the same person from the same recording, where there is no other: minutes apart, with the same "
+        "electrodes. Two days differ more, so this floor is too low.",
+        "#5f5f5f",
     ),
     System(
         "oracle",
@@ -109,6 +117,9 @@ SYSTEMS = (
         "#111111",
     ),
 )
+
+OTHER_ECGS = ("other_recording", "other_segment")
+"""The floor: another ECG of the person, of another recording where there is one. A window is in one of them."""
 
 _BY_NAME = {system.name: system for system in SYSTEMS}
 _OTHER_COLOUR = "#666666"
