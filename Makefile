@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # Threads are set by each stage itself; libraries that guess on their own only fight over the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-all check format gallery bench bench-ingest bench-train clean setup bench-train
+.PHONY: help demo test test-all check format gallery bench bench-ingest bench-train clean setup
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
