@@ -29,7 +29,7 @@ demo: $(READY)  ## Run the whole path, from simulated people to a served ECG (un
 	@$(BIN)/p2es demo
 
 test: $(READY)  ## Run the tests (under 15 minutes on 2 cores)
-	@$(BIN)/pytest -q -m "not slow"
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: $(READY)  ## Run the slow tests as well
 	@$(BIN)/pytest -q

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from p2es.model import P2Es
 from p2es.network import NetworkConfig
 from p2es.training import TrainConfig
 from p2es_platform.dataset import Dataset
 from p2es_platform.registry import Registry
-from pipelines import demo, promote, translate
+from pipelines import demo, promote, train, translate
 from pipelines.recipes import EvaluateConfig, GateConfig, GroupConfig, Recipe, ServeConfig, SimulateConfig
 
 pytestmark = [
@@ -89,7 +90,14 @@ def test_training_is_one_mlflow_run_with_its_losses_and_the_model(walked):
     assert [run.info.run_id for run in runs] == [walked.trained.run_id]
     assert runs[0].info.status == "FINISHED"
     assert {"loss_wave", "loss_slope", "loss_contrast", "loss_prototype"} <= set(runs[0].data.metrics)
-    assert "model" in [item.path for item in client.list_artifacts(walked.trained.run_id)]
+    artifacts = {item.path for item in client.list_artifacts(walked.trained.run_id)}
+    assert {"model", "recipe.json", "curves.png", "samples"} <= artifacts
+    assert client.list_artifacts(walked.trained.run_id, "samples")
+    tags = runs[0].data.tags
+    assert tags["p2es.dataset_hash"] == Dataset.open(walked.ready.dataset_url).hash
+    assert tags["p2es.groups"] == walked.ready.groups_url.rsplit("/", 1)[-1]
+    contexts = {tag.value for used in runs[0].inputs.dataset_inputs for tag in used.tags}
+    assert contexts == {"training", "validation"}
 
 
 def test_the_report_holds_the_controls_beside_the_model(walked):
@@ -135,3 +143,36 @@ def test_a_dataset_is_translated_as_a_ray_data_job(walked):
     assert len(set(table["window_id"].to_pylist())) == table.num_rows
     ecg = np.array(table["ecg_mv"][0].as_py()).reshape(12, 1280)
     np.testing.assert_allclose(ecg[2], ecg[1] - ecg[0], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_version_goes_on_with_other_peoples_data(walked):
+    """Fine-tuning: network, weights and scales of the version, the delay and the band of the new people."""
+    registered = Registry(walked.settings).resolve("champion")
+    parent = train.Parent(str(registered.folder), registered.version, registered.sha256)
+    other = dataclasses.replace(
+        TINY,
+        name="other",
+        simulate=SimulateConfig(people=30, duration_s=32.5, seed=9),
+        network=NetworkConfig(),
+        group=GroupConfig(neighbours=3),
+        train=dataclasses.replace(TINY.train, windows=96, learning_rate=1e-4, regression_share=0.0),
+    )
+    recipe = train.of_parent(other, parent)
+    assert recipe.network == TINY.network
+    teller = demo.Teller(lambda line: None)
+    tuned = demo.fit(recipe, walked.settings, demo.prepare(recipe, walked.settings, teller), teller, parent)
+    assert tuned.lineage["parent"] == registered.version
+    assert tuned.lineage["dataset_hash"] != walked.trained.lineage["dataset_hash"]
+    before, after = (P2Es.load(Path(folder)) for folder in (registered.folder, tuned.folder))
+    assert after.units.lead_scale_mv == before.units.lead_scale_mv
+    assert after.units.spectrum == before.units.spectrum
+    assert after.units.delay != before.units.delay, "measured on the new people"
+    assert after.band != before.band
+    moved = [
+        float((a - b).abs().max())
+        for (_, a), (_, b) in zip(
+            after.denoiser.state_dict().items(), before.denoiser.state_dict().items(), strict=True
+        )
+    ]
+    assert 0 < max(moved) < 0.1, "it goes on from the version's weights"
