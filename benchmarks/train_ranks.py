@@ -59,7 +59,8 @@ def ray_loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
 
     def wrap(module: torch.nn.Module) -> torch.nn.Module:
-        return ray.train.torch.prepare_model(module, move_to_device=False)
+        alone = config.get("how") == "alone"
+        return module if alone else ray.train.torch.prepare_model(module, move_to_device=False)
 
     with open_trainer(job, rank, world, wrap, torch.device("cpu")) as trainer:
         reporter = Reporter(job, world) if rank == 0 and config["tracked"] else None
