@@ -140,7 +140,8 @@ def measure_all(
     refused = {trial.system: len(trial) for trial in trials}
     for k, span in enumerate(spans):
         refused[span.trial.system] -= counts[k]
-    storage.remove_all(storage.join(folder, name) for name in set(storage.listing(folder)) - set(map(_name, files)))
+    others = set(storage.listing(folder)) - set(map(_name, files))
+    storage.remove_all(storage.join(folder, name) for name in others if name.endswith(".parquet"))
     return Measured(files, refused)
 
 
@@ -252,8 +253,12 @@ def _read_rows(place: str) -> pa.Table:
     try:
         # A list's values are named otherwise in Parquet.
         return read_columns(open_parquet(pa.BufferReader(storage.read_bytes(place)))).cast(ROW_SCHEMA)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatasetError(f"{_name(place)}, rows of an evaluation, cannot be read: remove it and run again") from error
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{place} was written and is not there: give all nodes one storage, a shared folder or a bucket"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{place}, rows of an evaluation, cannot be read: remove it and run again") from error
 
 
 def draw(drawing: Drawing, trial: Trial, inputs: Inputs, numbers: NDArray[np.int64]) -> list[Translation | None]:

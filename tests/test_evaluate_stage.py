@@ -172,6 +172,9 @@ def test_rows_that_cannot_be_read_are_told(plan, tmp_path):
     Path(found.files[0]).write_bytes(b"PAR1 cut short")
     with pytest.raises(DatasetError, match="remove it and run again"):
         found.rows()
+    Path(found.files[0]).unlink()
+    with pytest.raises(DatasetError, match="give all nodes one storage"):
+        found.rows()
 
 
 def test_a_task_has_many_windows_where_there_are_many(plan):
@@ -289,7 +292,8 @@ def test_one_poor_window_is_refused_alone_and_counted(tmp_path):
             if name not in rows[blind]["window_id"].to_pylist()]  # fmt: skip
     assert len(lost) == 1
     kept = [k for k in range(4) if k not in lost]
-    assert rows[seeing].take(kept).drop_columns(["window_id"]).equals(rows[blind].drop_columns(["window_id"]))
+    # As text, where NaN is like NaN.
+    assert repr(rows[seeing].take(kept).to_pylist()) == repr(rows[blind].to_pylist())
 
 
 def test_the_controls_hear_or_are_told_of_another_person(plan):
@@ -385,10 +389,12 @@ def test_the_command_takes_one_question(settings, tmp_path):
         evaluate_command.run(recipe_of(), choice, settings, Teller(print))
 
 
-def test_the_command_answers_for_any_dataset(plain, settings, dataset_url, tmp_path):
-    """Requests first, then the verdict in words, a copy of the report, and exit status 0."""
+def test_the_command_answers_for_any_dataset(plain, settings, dataset_url, tmp_path, monkeypatch):
+    """Requests first, then the verdict in words, a copy of the report, and exit status 0; from any folder."""
     said = []
-    asked = EvaluateChoice(dataset=dataset_url, requests=tmp_path / "ask.parquet")
+    monkeypatch.chdir(Path(dataset_url).parent)
+    here = f"./{Path(dataset_url).name}"
+    asked = EvaluateChoice(dataset=here, requests=tmp_path / "ask.parquet")
     assert evaluate_command.run(recipe_of(), asked, settings, Teller(said.append)) == 0
     assert said[0].startswith("32 requests in")
     judged = EvaluateChoice(dataset=dataset_url, system="template", out=tmp_path / "out")
