@@ -7,8 +7,9 @@ from windowed import batch_of_ecgs, clean_window, drawn
 
 from p2es.beats import r_peaks, regularity
 from p2es.errors import ConfigError
+from p2es.evaluation.beat_marks import INTERVALS
 from p2es.evaluation.beats import f1_score, found_and_real, relative_error_percent, rmssd_ms, sdnn_ms
-from p2es.evaluation.delineator_check import INTERVALS, delineator_check
+from p2es.evaluation.delineator_check import delineator_check
 from p2es.evaluation.features import aligned_beat
 from p2es.evaluation.measure import measure
 from p2es.evaluation.metrics import BY_NAME, METRICS
@@ -526,7 +527,13 @@ def test_the_delineator_meets_its_goal_on_people_it_has_not_seen():
         for interval in INTERVALS:
             assert check[part][interval]["failures"] == 0.0
             assert abs(check[part][interval]["bias_ms"]) < 9.0
-    assert check["largest_sd_ms"] == max(check["as_made"][interval]["sd_ms"] for interval in INTERVALS)
+            every = check["beat_by_beat"][part][interval]
+            assert abs(every["bias_ms"] - check[part][interval]["bias_ms"]) < 2.0
+            assert every["failures"] < 0.02
+            assert every["marked"] > 100
+    assert check["largest_sd_ms"] == max(
+        way["as_made"][interval]["sd_ms"] for way in (check, check["beat_by_beat"]) for interval in INTERVALS
+    )
     assert delineator_check(3, seed=1) == delineator_check(3, seed=1)
     assert delineator_check(3, seed=1) != delineator_check(3, seed=2)
 

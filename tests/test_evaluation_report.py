@@ -11,6 +11,7 @@ import pytest
 
 from p2es.evaluation import charts, pictures
 from p2es.evaluation.definitions import DEFINITIONS, SECTIONS
+from p2es.evaluation.delineator_check import LUDB_MEASURED, delineator_check
 from p2es.evaluation.goals import GOALS
 from p2es.evaluation.metrics import BY_NAME, METRICS
 from p2es.evaluation.page import number, show, span
@@ -205,11 +206,33 @@ def test_the_report_does_not_depend_on_the_order_of_rows():
 
 def test_figures_that_are_not_of_the_rows_are_kept_beside_them():
     rows, _ = evaluation_rows.build(people=4, controls=False)
-    check = {"as_made": {name: {"sd_ms": 2.0} for name in ("pr_ms", "qrs_ms", "qt_ms")}, "least_f1": 0.999}
+    made = {"as_made": {name: {"sd_ms": 2.0} for name in ("pr_ms", "qrs_ms", "qt_ms")}}
+    check = made | {"beat_by_beat": made, "least_f1": 0.999}
     options = {"mandatory": MANDATORY, "bootstrap": 20, "seed": 0}
     for people, found in ((True, "met"), (False, "not measured")):
         report = compose(rows, None, source_of(simulated=people), **options, extra={"delineator_check": check})
         assert next(goal["status"] for goal in report["goals"] if goal["name"] == "G22") == found
+
+
+def test_the_page_shows_the_ruler_in_every_beat_and_what_was_measured_on_ludb():
+    rows, _ = evaluation_rows.build(people=4, controls=False)
+    check = delineator_check(3, seed=2)
+    options = {"mandatory": MANDATORY, "bootstrap": 20, "seed": 0}
+    report = compose(rows, None, source_of(simulated=True), **options, extra={"delineator_check": check})
+    goal = next(goal for goal in report["goals"] if goal["name"] == "G22")
+    assert goal["status"] == "met"
+    assert sum("every beat" in condition["label"] for condition in goal["conditions"]) == 3
+    page = render_html(report, [])
+    part = page[page.index('id="ruler"') : page.index('id="morphology"')]
+    every = check["beat_by_beat"]["as_made"]["qt_ms"]
+    assert f"{every['marked'] - every['cut']} beats" in part
+    assert f"{number(every['low_ms'])} to {number(every['high_ms'])}" in part
+    assert f"{LUDB_MEASURED['beats']} beats" in part
+    assert "12.7" in part, "what CSE allows for the end of P"
+    assert "Not measured." not in part
+    bare = render_html(compose(rows, None, source_of(simulated=True), **options), [])
+    part = bare[bare.index('id="ruler"') : bare.index('id="morphology"')]
+    assert "Not measured." in part
 
 
 def test_every_metric_has_one_definition_and_one_place():

@@ -2,15 +2,7 @@
 
 What a beat is follows from R peaks and, where asked, from its shape; both ECGs go through the same steps.
 
-A beat is premature when the interval before it is below .8 of the usual one, the least prematurity of 20 % of a
-premature beat in studies of heart rate turbulence (Schmidt et al., Lancet 1999; librasch.org/hrt). Those take the usual
-interval from the five sinus intervals before, which ten seconds seldom hold: here it is the median of the eight around,
-the interval itself among them. Eight, or fewer if even: where every other beat is premature, half of them are short and
-half long, and their median lies between.
-
-A pause is an interval of more than 2 s (Grauer and Leytem, Am Fam Physician 1992) or of more than 1.5 times the usual
-one, half way between one interval and the two of a beat that did not come; the factor is this project's choice. The
-pause that compensates for a premature beat counts if it is long enough.
+Early beats and pauses are those of `beats.early_and_late`, which says where its limits come from.
 
 From intervals alone a block that drops every third beat looks like bigeminy, and the short intervals of atrial
 fibrillation like premature beats.
@@ -19,6 +11,7 @@ fibrillation like premature beats.
 import numpy as np
 from numpy.typing import NDArray
 
+from p2es.beats import early_and_late
 from p2es.delineation import dominant_shape
 from p2es.evaluation.beats import EDGE_S, match
 
@@ -27,28 +20,11 @@ KINDS = ("premature", "premature_other_shape", "pause")
 COUNTS = ("real", "found", "drawn", "right")
 """Recorded beats of a kind, those of them that are drawn so, drawn ones, and those of them that are recorded so."""
 
-PREMATURE = 0.8
-PAUSE = 1.5
-PAUSE_S = 2.0
 MATCH_S = 0.15
 """Two beats are the same one within this distance (EC57)."""
-_AROUND, _LEAST = 8, 4
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-
-def usual_intervals_s(intervals_s: Floats) -> Floats:
-    """Give the usual interval (interval,) about each: the median of the 8 around it, of an even number if fewer.
-
-    NaN with fewer than 4 intervals, of which none is usual.
-    """
-    count = min(_AROUND, intervals_s.size) // 2 * 2
-    if count < _LEAST:
-        return np.full(intervals_s.size, np.nan)
-    blocks = np.median(np.lib.stride_tricks.sliding_window_view(intervals_s, count), axis=1)
-    first = np.arange(intervals_s.size) - count // 2
-    return np.asarray(blocks[np.clip(first, 0, blocks.size - 1)])
 
 
 def beat_kinds(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: Floats) -> Mask:
@@ -67,14 +43,8 @@ def beat_kinds(ecg_mv: NDArray[np.floating], fs_hz: float, r_peaks_s: Floats) ->
     array (kind, beat)
         In the order of `KINDS`; a pause is told at the beat that ends it. The first beat has no interval, so no kind.
     """
-    kinds = np.zeros((len(KINDS), r_peaks_s.size), bool)
-    if r_peaks_s.size < 2:
-        return kinds
-    intervals_s = np.diff(r_peaks_s)
-    usual_s = usual_intervals_s(intervals_s)
-    # NaN compares as False: without a usual interval nothing is early, and only 2 s are long.
-    kinds[0, 1:] = intervals_s < PREMATURE * usual_s
-    kinds[2, 1:] = (intervals_s > PAUSE * usual_s) | (intervals_s > PAUSE_S)
+    premature, pause = early_and_late(r_peaks_s)
+    kinds = np.stack([premature, np.zeros_like(premature), pause])
     if kinds[0].any():
         kinds[1] = kinds[0] & _other_shape(dominant_shape(ecg_mv, fs_hz, r_peaks_s), kinds[0])
     return kinds

@@ -351,7 +351,8 @@ NUMBERED = (
         "The delineator itself, on clean simulations",
         (
             *(
-                _part(f"extra/delineator_check/as_made/{name}/sd_ms", "<=", 3.0, None, f"SD of {title}, ms")
+                _part(f"extra/delineator_check/{way}as_made/{name}/sd_ms", "<=", 3.0, None, f"SD of {title}, {of}, ms")
+                for way, of in (("", "median beat"), ("beat_by_beat/", "every beat"))
                 for name, title in (("pr_ms", "PR"), ("qrs_ms", "QRS"), ("qt_ms", "QT"))
             ),
             _part("extra/delineator_check/least_f1", ">=", 0.99, None, "R peaks within 50 ms, F1"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from p2es.evaluation.beat_marks import CSE_SD_MS
 from p2es.evaluation.columns import MODEL
 from p2es.evaluation.definitions import DEFINITIONS, SECTIONS
 from p2es.evaluation.ectopy import TITLES
@@ -29,6 +30,19 @@ _TELLING = {
     "oracle": ("crps_mv", "feature_crps"),
 }
 """The figures in which each yardstick and control can refute the model."""
+
+_MARKS = (
+    ("p_on", "P onset"),
+    ("p_off", "P end"),
+    ("qrs_on", "QRS onset"),
+    ("qrs_off", "QRS end"),
+    ("t_peak", "T peak"),
+    ("t_off", "T end"),
+    ("pr_ms", "PR"),
+    ("qrs_ms", "QRS"),
+    ("qt_ms", "QT"),
+)
+"""What is held against a cardiologist's marks, in the words of the page."""
 
 _Figure = Mapping[str, Any]
 _LEAST_GAIN = 0.05
@@ -69,6 +83,8 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         opportunities=OPPORTUNITIES,
         definitions=[(metric, DEFINITIONS.get(metric.name, "")) for metric in METRICS],
         model=MODEL,
+        marks=_MARKS,
+        allowed=CSE_SD_MS,
     )
 
 
