@@ -1,6 +1,7 @@
 """Tables of stored windows straight to arrays: what training reads, without a Python object for every window."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,65 @@ COLUMNS = (
     "ppg", "ppg_scale", "ppg_mask", "delay_s", "delay_confidence",
 )  # fmt: skip
 """The columns that a `WindowBatch` is made of."""
+LISTED = ("window_id", "person", "recording", *_PEOPLE, "ecg_scale_mv", "ecg_leads", "ppg_mask")
+"""The columns that a `WindowList` is made of: 0.3 kB a window, where the signals are 24."""
+
+
+@dataclass(frozen=True)
+class WindowList:
+    """Windows without their signals: whose they are, and what was recorded.
+
+    Attributes
+    ----------
+    window_id, person, recording : array (n,) of str
+    people : array (n, 4)
+        `Demographics.to_array`; NaN is unknown.
+    lead_mask : array (n, 12)
+        As in `WindowBatch`.
+    has_ppg : array (n,)
+        True where any sample of a PPG was recorded.
+    """
+
+    window_id: NDArray[np.str_]
+    person: NDArray[np.str_]
+    recording: NDArray[np.str_]
+    people: NDArray[np.float64]
+    lead_mask: NDArray[np.bool_]
+    has_ppg: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    def take(self, rows: NDArray[np.integer]) -> "WindowList":
+        """Choose windows by index."""
+        return WindowList(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def list_of(tables: Iterable[pa.Table]) -> WindowList:
+    """List the windows of tables with `LISTED` at least, each of `WINDOW_SCHEMA`, as they come; there is one or more.
+
+    Raises
+    ------
+    DatasetError
+        When a table has another schema version.
+    """
+    parts = [_listed(table) for table in tables]
+    return WindowList(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+
+def _listed(table: pa.Table) -> WindowList:
+    check_schema(table.schema)
+    table = table.combine_chunks()
+    people = [_numbers(table, name, np.nan, np.float64) for name in _PEOPLE]
+    return WindowList(
+        window_id=_names(table, "window_id"),
+        person=_names(table, "person"),
+        recording=_names(table, "recording"),
+        people=np.stack(people, axis=1),
+        # A window has a scale where it has an ECG, which itself is not read.
+        lead_mask=_bits(table, "ecg_leads") & table["ecg_scale_mv"].is_valid().to_numpy()[:, None],
+        has_ppg=np.asarray(_ppg_mask(table).any(axis=1)),
+    )
 
 
 def batch_of(table: pa.Table, channels: int = 1) -> WindowBatch:

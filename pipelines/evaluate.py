@@ -1,7 +1,9 @@
 """Measure a system on unseen people, beside the yardsticks and controls that could refute it.
 
 The system is a model, a yardstick in its place, or another system's predictions. The PPG is taken as it is stored,
-never aligned by the test ECG.
+never aligned by the test ECG. The driver knows which windows there are and reads none but those that yardsticks are
+fitted to; tasks read theirs and write their rows (`measuring`), and a run that was stopped finds those. To sum up, all
+rows are read at once.
 """
 
 import json
@@ -15,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from p2es import plot
@@ -26,23 +27,23 @@ from p2es.evaluation.delineator_check import delineator_check
 from p2es.evaluation.exchange import Answers, translation_of
 from p2es.evaluation.report import Picture, Source, compose, render_html
 from p2es.model import P2Es, spread_over_people
-from p2es.signals import pulse_rhythm
 from p2es.simulator import VERSION as SIMULATOR_VERSION
+from p2es.tables import WindowList
 from p2es.translator import Translation, Translator
-from p2es.windows import FS_HZ, WindowBatch, WindowStore
+from p2es.windows import WindowBatch, WindowStore
 from p2es_platform import storage
 from p2es_platform.dataset import Dataset
 from p2es_platform.registry import folder_sha256
 from p2es_platform.settings import Settings
 from pipelines import foreign
-from pipelines.measuring import Drawing, Measured, describe_all, draw, measure_all
+from pipelines.measuring import Drawing, Measured, describe_all, draw, measure_all, pulse_rates, write_rows
 from pipelines.recipes import YARDSTICKS, Recipe, fingerprint
-from pipelines.trials import MODEL, Trial, fitted, trials
+from pipelines.trials import MODEL, TEST, TRAIN, Inputs, Trial, Windows, fitted, read, trials, yardstick_windows
 
-SPLIT = "test"
-BANK = "train"
-# Part of the fingerprint: a change of what is measured must not reuse an old report.
-_MEASURES = 3
+# Part of the fingerprint: a change of what is measured, or of the files of rows, must not reuse what is there.
+_MEASURES = 4
+ROWS = "rows"
+"""Folder of a report's rows: Parquet files, one table together."""
 _WORST = 3
 _CHECKED_PEOPLE = 20
 
@@ -101,7 +102,7 @@ def of_yardstick(name: str) -> Candidate:
 
 def of_predictions(path: str | Path) -> Candidate:
     """Evaluate the predictions of another system; InputError when they cannot be read."""
-    answers = foreign.read(Path(path))
+    answers = foreign.read_file(Path(path))
     return Candidate(answers.name, answers.sha256, answers=answers)
 
 
@@ -133,24 +134,27 @@ def run(
     """
     dataset = Dataset.open(dataset_url)
     key = fingerprint(
-        _MEASURES, recipe.name, recipe.evaluate, recipe.gate, recipe.serve.evaluations, dataset.hash, candidate.sha256
-    )
+        _MEASURES, recipe.name, recipe.evaluate, recipe.gate, recipe.serve.evaluations, recipe.network.ppg_channels,
+        dataset.hash, candidate.sha256,
+    )  # fmt: skip
     folder = settings.path("reports", key)
     report_json, report_html = f"{folder}/report.json", f"{folder}/report.html"
     if storage.exists(report_json):
         return EvaluateResult(json.loads(storage.read_bytes(report_json)), report_json, report_html, reused=True)
     plan = _planned(dataset, recipe)
-    measured, drawing = _measured(candidate, plan, recipe)
-    bank = describe_all(_bank_windows(plan.train, recipe), system=BANK)
-    mine = measured.rows.filter(pc.equal(measured.rows["system"], MODEL))
+    drawing = _drawing(candidate, plan, recipe)
+    measured = _measured(candidate, plan, drawing, recipe, f"{folder}/{ROWS}")
+    bank = describe_all(plan.bank, plan.windows, split=TRAIN, system=TRAIN)
+    rows = measured.rows()
+    mine = rows.filter(pc.equal(rows["system"], MODEL))
     if not mine.num_rows:
         raise DatasetError("the PPG of every test window was refused: check the quality of the PPG")
-    regression = IntervalRegression().fit(bank).rows(mine, _pulse_rates(plan.trials[0], mine))
-    rows = pa.concat_tables([measured.rows, regression])
+    regression = IntervalRegression().fit(bank).rows(mine, _rates_of(plan, mine))
+    rows = pa.concat_tables([rows, regression])
     source = Source(
         recipe=recipe.name,
         dataset_hash=dataset.hash,
-        split=SPLIT,
+        split=TEST,
         simulated=plan.simulated,
         model_sha256=candidate.sha256,
         model_name=candidate.name,
@@ -171,8 +175,8 @@ def run(
         seed=recipe.evaluate.seed,
         extra={"delineator_check": delineator_check(_CHECKED_PEOPLE, recipe.evaluate.seed)},
     )
-    examples = _examples(plan.trials[0], mine, candidate, drawing, recipe)
-    _write(folder, report, rows, [*examples, *charts.draw(report, rows)])
+    examples = _examples(plan, mine, candidate, drawing)
+    _write(folder, report, regression, [*examples, *charts.draw(report, rows)])
     return EvaluateResult(report, report_json, report_html, reused=False)
 
 
@@ -185,30 +189,34 @@ def write_requests(recipe: Recipe, *, dataset_url: str, path: Path) -> int:
         As of `run`.
     """
     plan = _planned(Dataset.open(dataset_url), recipe)
-    return foreign.write(_asked(plan), path, recipe.evaluate.seed)
+    return foreign.write(_asked(plan), plan.windows, path, recipe.evaluate.seed)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The trials over one dataset, the model's own first."""
+    """The trials over one dataset, the model's own first; and which training windows are described."""
 
     trials: tuple[Trial, ...]
-    train: WindowStore
+    windows: Windows
+    train: WindowList
+    bank: NDArray[np.int64]
     simulated: bool
     left_out: int
 
 
 def _planned(dataset: Dataset, recipe: Recipe) -> _Plan:
     """Choose test windows that have PPG and ECG, evenly over people, and count those that have not."""
-    store: WindowStore = dataset.store(SPLIT, channels=recipe.network.ppg_channels)
-    train: WindowStore = dataset.store("train", channels=recipe.network.ppg_channels)
-    usable = np.flatnonzero(store.rest.lead_mask.any(axis=1) & store.rest.ppg_mask.any(axis=1))
+    config, test, train = recipe.evaluate, dataset.listed(TEST), dataset.listed(TRAIN)
+    usable = np.flatnonzero(test.lead_mask.any(axis=1) & test.has_ppg)
     if usable.size == 0:
         raise DatasetError("no test window has both PPG and ECG: add such recordings, or raise ingest.test-share")
-    chosen = store.batch(usable[spread_over_people(store.person[usable], recipe.evaluate.max_windows)])
-    simulated = all(pc.all(table["simulated"]).as_py() for table in dataset.read_windows(SPLIT, columns=["simulated"]))
-    made = tuple(trials(chosen, store, train, recipe.evaluate, simulated=simulated))
-    return _Plan(made, train, simulated, len(store) - usable.size)
+    rows = usable[spread_over_people(test.person[usable], config.max_windows)]
+    simulated = all(pc.all(table["simulated"]).as_py() for table in dataset.read_windows(TEST, columns=["simulated"]))
+    made = tuple(trials(rows, test, train, config, simulated=simulated))
+    known = np.flatnonzero(train.lead_mask.any(axis=1))
+    bank = known[spread_over_people(train.person[known], config.bank_windows)]
+    windows = Windows(dataset, recipe.network.ppg_channels)
+    return _Plan(made, windows, train, bank, simulated, len(test) - usable.size)
 
 
 def _asked(plan: _Plan) -> list[Trial]:
@@ -216,31 +224,31 @@ def _asked(plan: _Plan) -> list[Trial]:
     return [trial for trial in plan.trials if trial.by == MODEL]
 
 
-def _measured(candidate: Candidate, plan: _Plan, recipe: Recipe) -> tuple[Measured, Drawing]:
-    """Measure the candidate, the yardsticks and the controls."""
+def _drawing(candidate: Candidate, plan: _Plan, recipe: Recipe) -> Drawing:
+    """Fit the yardsticks, and put the candidate beside them."""
     others = tuple(dict.fromkeys(trial.by for trial in plan.trials if trial.by != MODEL))
-    translators = fitted(others, plan.train)
+    train = yardstick_windows(plan.windows, plan.train)
+    translators = fitted(others, train)
     if candidate.translator is not None:
-        translators[MODEL] = candidate.translator(plan.train)
-    drawing = Drawing(translators, recipe.serve.evaluations, recipe.evaluate.seed)
-    gpus = recipe.evaluate.gpus_per_task
+        translators[MODEL] = candidate.translator(train)
+    return Drawing(translators, recipe.serve.evaluations, recipe.evaluate.seed)
+
+
+def _measured(candidate: Candidate, plan: _Plan, drawing: Drawing, recipe: Recipe, folder: str) -> Measured:
+    """Measure the candidate, the yardsticks and the controls."""
     if candidate.answers is None:
-        return measure_all(plan.trials, drawing, gpus=gpus), drawing
-    answered = foreign.measure_answers(candidate.answers, _asked(plan), recipe.evaluate.seed)
-    rest = measure_all([trial for trial in plan.trials if trial.by != MODEL], drawing)
-    return Measured(pa.concat_tables([answered.rows, rest.rows]), answered.refused | rest.refused), drawing
+        return measure_all(plan.trials, drawing, plan.windows, folder, gpus=recipe.evaluate.gpus_per_task)
+    answered, given = foreign.matched(candidate.answers, _asked(plan), recipe.evaluate.seed)
+    rest = [trial for trial in plan.trials if trial.by != MODEL]
+    return measure_all([*answered, *rest], drawing, plan.windows, folder, given=given)
 
 
-def _bank_windows(train: WindowStore, recipe: Recipe) -> WindowBatch:
-    usable = np.flatnonzero(train.rest.lead_mask.any(axis=1))
-    return train.batch(usable[spread_over_people(train.person[usable], recipe.evaluate.bank_windows)])
-
-
-def _pulse_rates(trial: Trial, rows: pa.Table) -> NDArray[np.float64]:
+def _rates_of(plan: _Plan, rows: pa.Table) -> NDArray[np.float64]:
     """Give the heart rate that the pulse of each row's window tells."""
-    numbers = {str(window): k for k, window in enumerate(trial.truth.window_id)}
-    batch = trial.truth.take([numbers[window] for window in rows["window_id"].to_pylist()])
-    return np.array([pulse_rhythm(ppg, mask, FS_HZ)[0] for ppg, mask in zip(batch.ppg, batch.ppg_mask, strict=True)])
+    whole = plan.trials[0]
+    numbers = {str(window): k for k, window in enumerate(whole.listed.window_id)}
+    chosen = np.array([numbers[window] for window in rows["window_id"].to_pylist()], np.int64)
+    return pulse_rates(whole, plan.windows)[chosen]
 
 
 def _settings_shown(recipe: Recipe) -> dict[str, Any]:
@@ -266,14 +274,14 @@ def _versions() -> dict[str, str]:
 def _hashes(candidate: Candidate, plan: _Plan, bank: pa.Table) -> dict[str, str]:
     """Name the windows that were measured on, and those that yardsticks and comparisons know."""
     found = {
-        "test windows": fingerprint(sorted(plan.trials[0].truth.window_id.tolist())),
+        "test windows": fingerprint(sorted(plan.trials[0].listed.window_id.tolist())),
         "training windows described": fingerprint(sorted(bank["window_id"].to_pylist())),
-        "training split": fingerprint(sorted(plan.train.rest.window_id.tolist())),
+        "training split": fingerprint(sorted(plan.train.window_id.tolist())),
     }
     return found | ({} if candidate.answers is None else {"predictions": candidate.answers.sha256})
 
 
-def _examples(trial: Trial, mine: pa.Table, candidate: Candidate, drawing: Drawing, recipe: Recipe) -> list[Picture]:
+def _examples(plan: _Plan, mine: pa.Table, candidate: Candidate, drawing: Drawing) -> list[Picture]:
     """Draw the window of median error and the worst ones, chosen by rule and not by eye."""
     error = mine["rmse_mv_sample_lag"].to_numpy()
     finite = np.flatnonzero(np.isfinite(error))
@@ -282,22 +290,23 @@ def _examples(trial: Trial, mine: pa.Table, candidate: Candidate, drawing: Drawi
         return []
     chosen = {"ecg": order[len(order) // 2]}
     chosen |= {f"worst_{k + 1}": row for k, row in enumerate(order[::-1][:_WORST])}
-    ids = mine["window_id"].to_pylist()
+    ids, trial = mine["window_id"].to_pylist(), plan.trials[0]
     pictures = []
     for name, row in chosen.items():
-        number = np.flatnonzero(trial.truth.window_id == ids[row])
-        drawn = _drawn_again(trial, number, candidate, drawing, recipe)
+        number = np.flatnonzero(trial.listed.window_id == ids[row])
+        inputs = read(trial.take(number), plan.windows)
+        drawn = _drawn_again(trial, number, inputs, candidate, drawing)
         if drawn is not None:
-            pictures += _paper(name, float(error[row]), trial.truth.take(number), drawn)
+            pictures += _paper(name, float(error[row]), inputs.truth, drawn)
     return pictures
 
 
 def _drawn_again(
-    trial: Trial, number: Any, candidate: Candidate, drawing: Drawing, recipe: Recipe
+    trial: Trial, number: NDArray[np.int64], inputs: Inputs, candidate: Candidate, drawing: Drawing
 ) -> Translation | None:
     if candidate.answers is None:
-        return draw(drawing, trial.take(number), number)[0]
-    found = foreign.answer_of(candidate.answers, trial, int(number[0]), recipe.evaluate.seed)
+        return draw(drawing, trial.take(number), inputs, number)[0]
+    found = foreign.answer_of(candidate.answers, trial, int(number[0]), drawing.seed)
     return None if found is None else translation_of(found)
 
 
@@ -316,11 +325,9 @@ def _paper(name: str, error_mv: float, window: WindowBatch, drawn: Translation) 
     ]
 
 
-def _write(folder: str, report: Mapping[str, Any], rows: pa.Table, pictures: Sequence[Picture]) -> None:
-    """Write everything, report.json last: where it is, the rest is whole."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
-    storage.write_atomic(f"{folder}/rows.parquet", sink.getvalue().to_pybytes())
+def _write(folder: str, report: Mapping[str, Any], regression: pa.Table, pictures: Sequence[Picture]) -> None:
+    """Write everything that is not there yet, report.json last: where it is, the rest is whole."""
+    write_rows(regression, f"{folder}/{ROWS}/regression.parquet")
     for picture in pictures:
         storage.write_atomic(f"{folder}/figures/{picture.name}.png", picture.png)
     storage.write_atomic(f"{folder}/report.html", render_html(report, pictures).encode())

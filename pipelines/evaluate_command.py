@@ -27,7 +27,7 @@ def run(recipe: Recipe, choice: EvaluateChoice, settings: Settings, teller: demo
         raise ConfigError(f"--{asked[0]} and --{asked[1]} are two questions: ask one at a time")
     ready = None
     if choice.dataset is not None:
-        url = choice.dataset if "/" in choice.dataset else settings.path("datasets", choice.dataset)
+        url = _address(choice.dataset, settings)
     else:
         ready = demo.prepare(recipe, settings, teller)
         url = ready.dataset_url
@@ -41,6 +41,13 @@ def run(recipe: Recipe, choice: EvaluateChoice, settings: Settings, teller: demo
     for place in _copied(found, choice.out):
         teller.write(place)
     return 1 if found.report["verdict"]["stopped"] else 0
+
+
+def _address(dataset: str, settings: Settings) -> str:
+    """Give where a dataset lies: by its name in the storage, or as given, which a task in another folder must find."""
+    if "/" not in dataset:
+        return settings.path("datasets", dataset)
+    return str(Path(dataset).resolve()) if storage.is_local(dataset) else dataset
 
 
 def _candidate(

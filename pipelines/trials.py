@@ -14,16 +14,21 @@ from p2es.baselines.regression import BeatRegression
 from p2es.baselines.retrieval import Retrieval
 from p2es.baselines.template import Template
 from p2es.demographics import FIELDS
+from p2es.errors import DatasetError
 from p2es.evaluation.controls import other_person, shuffled_demographics, warped_to_beats
 from p2es.evaluation.systems import OTHER_ECGS
 from p2es.model import spread_over_people
+from p2es.tables import WindowList
 from p2es.translator import Translator
 from p2es.windows import FS_HZ, WindowBatch, WindowStore
+from p2es_platform.dataset import Dataset
 from pipelines.recipes import EvaluateConfig
 
 MODEL = "model"
 MEMBERS = "members"
 COUNTERFACTUAL = "counterfactual:"
+TEST = "test"
+TRAIN = "train"
 
 _AGE, _SEX, _HEIGHT, _WEIGHT = (FIELDS.index(name) for name in ("age_years", "sex", "height_cm", "weight_kg"))
 # The published differences hold for people of equal height for their sex (reference/clinical.md 9).
@@ -32,8 +37,16 @@ _OLDEST = 95.0
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Where windows are read from: a dataset, and how many PPG channels of it."""
+
+    dataset: Dataset
+    channels: int = 1
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One system over one list of windows.
+    """One system over one list of windows: which they are and what is changed, some 0.5 kB a window, without signals.
 
     Attributes
     ----------
@@ -41,39 +54,102 @@ class Trial:
         What the rows are filed under.
     by : str
         Key of the translator that draws.
-    truth : WindowBatch
-        n windows with their recorded ECG.
-    ppg : array (n, channel, 1536)
-        What the translator is given; NaN where nothing was recorded.
+    split : str
+    rows : array (n,)
+        The windows, by their place in the split.
+    listed : WindowList
+        The same n windows; what is scored of each is its `lead_mask`.
     people : array (n, 4)
         What the translator is told of the person.
-    enrolment : array (n, 12, 1280) or None
     samples : int
         Draws a window.
+    donor : array (n,) or None
+        Windows of the split whose PPG is given instead of its own.
+    warped : bool
+        Whether the donor's pulse is warped to the window's own beats.
+    earlier : array (n,) or None
+        Windows of the split whose ECG is given as enrolment.
     """
 
     system: str
     by: str
-    truth: WindowBatch
-    ppg: NDArray[np.float32]
+    split: str
+    rows: NDArray[np.int64]
+    listed: WindowList
     people: NDArray[np.float64]
     samples: int
-    enrolment: NDArray[np.float32] | None = None
+    donor: NDArray[np.int64] | None = None
+    warped: bool = False
+    earlier: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.truth)
+        return len(self.rows)
 
-    def take(self, rows: NDArray[np.int64]) -> "Trial":
+    def take(self, numbers: NDArray[np.int64]) -> "Trial":
         """Choose windows."""
-        earlier = None if self.enrolment is None else self.enrolment[rows]
+        donor, earlier = (None if of is None else of[numbers] for of in (self.donor, self.earlier))
         return replace(
-            self, truth=self.truth.take(rows), ppg=self.ppg[rows], people=self.people[rows], enrolment=earlier
-        )
+            self, rows=self.rows[numbers], listed=self.listed.take(numbers), people=self.people[numbers],
+            donor=donor, earlier=earlier,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The signals of a trial's windows, read; some 90 kB a window.
+
+    Attributes
+    ----------
+    truth : WindowBatch
+        n windows with their recorded ECG.
+    ppg : array (n, channel, 1536)
+        What the translator is given; NaN where nothing was recorded.
+    enrolment : array (n, 12, 1280) or None
+    """
+
+    truth: WindowBatch
+    ppg: NDArray[np.float32]
+    enrolment: NDArray[np.float32] | None = None
+
+    def take(self, numbers: NDArray[np.int64]) -> "Inputs":
+        """Choose windows."""
+        earlier = None if self.enrolment is None else self.enrolment[numbers]
+        return Inputs(self.truth.take(numbers), self.ppg[numbers], earlier)
+
+
+def read(trial: Trial, windows: Windows) -> Inputs:
+    """Read the windows of a trial, those whose pulse stands in, and the earlier ECGs, and make its inputs of them."""
+    wanted = [rows for rows in (trial.rows, trial.donor, trial.earlier) if rows is not None]
+    kept = np.unique(np.concatenate(wanted))
+    store = windows.dataset.chosen(trial.split, kept, channels=windows.channels)
+
+    def at(rows: NDArray[np.int64]) -> WindowBatch:
+        return store.batch(np.searchsorted(kept, rows))
+
+    truth, enrolment = at(trial.rows), None
+    ppg = given_ppg(truth)
+    if trial.donor is not None:
+        donor = at(trial.donor)
+        ppg = warped_ppg(truth, donor) if trial.warped else given_ppg(donor)
+    if trial.earlier is not None:
+        earlier = at(trial.earlier)
+        enrolment = np.where(earlier.lead_mask[..., None], earlier.ecg_mv, np.float32(np.nan))
+    return Inputs(replace(truth, lead_mask=truth.lead_mask & trial.listed.lead_mask), ppg, enrolment)
 
 
 def given_ppg(batch: WindowBatch) -> NDArray[np.float32]:
     """Give the PPG as a translator takes it: what was not recorded is NaN there, zero in a batch."""
     return np.where(batch.ppg_mask[:, None], batch.ppg, np.float32(np.nan))
+
+
+def warped_ppg(batch: WindowBatch, donor: WindowBatch) -> NDArray[np.float32]:
+    """Warp each donor's pulse to the window's beats; all NaN (refused, and counted) where beats are too few."""
+    ppg = np.full(batch.ppg.shape, np.nan, np.float32)
+    for row in range(len(batch)):
+        found = warped_to_beats(donor.ppg[row], donor.ppg_mask[row], batch.ppg[row], batch.ppg_mask[row], FS_HZ)
+        if found is not None:
+            ppg[row] = np.where(found[1], found[0], np.float32(np.nan))
+    return ppg
 
 
 def fitted(names: tuple[str, ...], train: WindowStore) -> dict[str, Translator]:
@@ -89,26 +165,42 @@ def fitted(names: tuple[str, ...], train: WindowStore) -> dict[str, Translator]:
     return {name: makers[name]().fit(train, BaselineConfig()) for name in names}
 
 
+def yardstick_windows(windows: Windows, train: WindowList) -> WindowStore:
+    """Read the training windows that yardsticks are fitted to: what `common.training_windows` chooses of all.
+
+    Raises
+    ------
+    DatasetError
+        When no training window has an ECG.
+    """
+    rows = np.flatnonzero(train.lead_mask.any(axis=1))
+    if rows.size == 0:
+        raise DatasetError("no training window has an ECG: a yardstick cannot be fitted to this dataset")
+    chosen = rows[spread_over_people(train.person[rows], BaselineConfig().max_windows)]
+    return windows.dataset.chosen(TRAIN, chosen, channels=windows.channels)
+
+
 def trials(
-    batch: WindowBatch, store: WindowStore, train: WindowStore, config: EvaluateConfig, *, simulated: bool
+    rows: NDArray[np.int64], test: WindowList, train: WindowList, config: EvaluateConfig, *, simulated: bool
 ) -> Iterator[Trial]:
     """Give the model's own trial, the yardsticks, and the controls.
 
     Parameters
     ----------
-    batch : WindowBatch
-        The test windows.
-    store, train : WindowStore
+    rows : array (n,)
+        The test windows that are measured, by their place in the split.
+    test, train : WindowList
         All windows of the test and of the train split.
     config : EvaluateConfig
     simulated : bool
         Whether all people are simulated: only then the oracle knows their law.
     """
-    whole = Trial(MODEL, MODEL, batch, given_ppg(batch), batch.people, config.samples)
+    listed = test.take(rows)
+    whole = Trial(MODEL, MODEL, TEST, rows, listed, listed.people, config.samples)
     yield whole
     for name in config.yardsticks:
         if name == "other_segment":
-            yield from _other_ecgs(whole, store)
+            yield from _other_ecgs(whole, test)
         elif simulated or name != "oracle":
             yield replace(whole, system=name, by=name)
     yield from controls(whole, config)
@@ -119,57 +211,42 @@ def trials(
 def controls(whole: Trial, config: EvaluateConfig) -> Iterator[Trial]:
     """Give the model with another person's pulse, the same pulse at this window's beats, another's demographics."""
     few = replace(whole, samples=config.control_samples)
-    donor = other_person(whole.truth.person, config.seed)
-    yield replace(few, system="shuffled_ppg", ppg=whole.ppg[donor])
-    warped = _warped(whole.truth, donor)
-    yield replace(few, system="warped_ppg", ppg=warped)
-    people = shuffled_demographics(whole.people, whole.truth.person, config.seed)
+    donor = whole.rows[other_person(whole.listed.person, config.seed)]
+    yield replace(few, system="shuffled_ppg", donor=donor)
+    yield replace(few, system="warped_ppg", donor=donor, warped=True)
+    people = shuffled_demographics(whole.people, whole.listed.person, config.seed)
     yield replace(few, system="shuffled_demographics", people=people)
 
 
-def _warped(batch: WindowBatch, donor: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Warp each donor's pulse to the window's beats; all NaN (refused, and counted) where beats are too few."""
-    ppg = np.full(batch.ppg.shape, np.nan, np.float32)
-    for row, other in enumerate(donor):
-        found = warped_to_beats(batch.ppg[other], batch.ppg_mask[other], batch.ppg[row], batch.ppg_mask[row], FS_HZ)
-        if found is not None:
-            ppg[row] = np.where(found[1], found[0], np.float32(np.nan))
-    return ppg
-
-
-def _other_ecgs(whole: Trial, store: WindowStore) -> Iterator[Trial]:
+def _other_ecgs(whole: Trial, test: WindowList) -> Iterator[Trial]:
     """Give each window another ECG of the person: of another recording, or where there is none of the same one.
 
     Two trials, as two recordings, in simulated archives two days, differ more than two minutes of one. Of several
-    windows with the wanted leads the one that is farthest in the store is taken.
+    windows with the wanted leads the one that is farthest in the split is taken.
     """
     by_person: dict[str, list[int]] = {}
-    for row in np.flatnonzero(store.rest.lead_mask.any(axis=1)):
-        by_person.setdefault(str(store.person[row]), []).append(int(row))
-    place = {str(name): row for row, name in enumerate(store.rest.window_id)}
-    recording = store.rest.recording
+    for row in np.flatnonzero(test.lead_mask.any(axis=1)):
+        by_person.setdefault(str(test.person[row]), []).append(int(row))
     chosen: dict[str, list[tuple[int, int]]] = {name: [] for name in OTHER_ECGS}
-    for k, (name, person) in enumerate(zip(whole.truth.window_id, whole.truth.person, strict=True)):
-        here, wanted = place[str(name)], whole.truth.lead_mask[k]
-        rows = [row for row in by_person.get(str(person), []) if row != here]
-        good = [row for row in rows if store.rest.lead_mask[row][wanted].all()]
-        elsewhere = [row for row in good if recording[row] != recording[here]]
+    for k, here in enumerate(whole.rows.tolist()):
+        wanted = test.lead_mask[here]
+        rows = [row for row in by_person.get(str(test.person[here]), []) if row != here]
+        good = [row for row in rows if test.lead_mask[row][wanted].all()]
+        elsewhere = [row for row in good if test.recording[row] != test.recording[here]]
         if good:
             farthest = max(elsewhere or good, key=lambda row: (abs(row - here), -row))
             chosen[OTHER_ECGS[0] if elsewhere else OTHER_ECGS[1]].append((k, farthest))
     for system, pairs in chosen.items():
         if pairs:
             numbers, others = np.array(pairs).T
-            earlier = store.batch(others)
-            ecg = np.where(earlier.lead_mask[..., None], earlier.ecg_mv, np.float32(np.nan))
-            yield replace(whole.take(numbers), system=system, by="other_segment", enrolment=ecg, samples=1)
+            yield replace(whole.take(numbers), system=system, by="other_segment", earlier=others, samples=1)
 
 
 def _counterfactuals(whole: Trial, config: EvaluateConfig) -> Iterator[Trial]:
     """Give the model the same PPG and seeds with one demographic changed; people whose fields are all known, to 75."""
     known = np.isfinite(whole.people).all(axis=1)
     rows = np.flatnonzero(known & (np.nan_to_num(whole.people[:, _AGE]) <= _OLDEST - 20))
-    rows = rows[spread_over_people(whole.truth.person[rows], config.counterfactual_windows)]
+    rows = rows[spread_over_people(whole.listed.person[rows], config.counterfactual_windows)]
     if rows.size == 0:
         return
     base = replace(whole.take(rows), samples=config.control_samples)
@@ -200,8 +277,9 @@ def changed_people(people: NDArray[np.float64]) -> dict[str, NDArray[np.float64]
     return result | {"height+10": taller, "bmi+5": heavier, "age+20": older}
 
 
-def _members(train: WindowStore, config: EvaluateConfig) -> Trial:
+def _members(train: WindowList, config: EvaluateConfig) -> Trial:
     """Give the model one draw of windows it was trained on: its error must not tell them from others."""
-    usable = np.flatnonzero(train.rest.lead_mask.any(axis=1) & train.rest.ppg_mask.any(axis=1))
-    batch = train.batch(usable[spread_over_people(train.person[usable], config.member_windows)])
-    return Trial(MEMBERS, MODEL, batch, given_ppg(batch), batch.people, 1)
+    usable = np.flatnonzero(train.lead_mask.any(axis=1) & train.has_ppg)
+    rows = usable[spread_over_people(train.person[usable], config.member_windows)]
+    listed = train.take(rows)
+    return Trial(MEMBERS, MODEL, TRAIN, rows, listed, listed.people, 1)

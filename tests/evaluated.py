@@ -1,6 +1,6 @@
 """A small simulated dataset, and systems to evaluate on it: honest, deaf, cheating."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from p2es_platform.dataset import commit, write_part
 from pipelines.trials import given_ppg
 
 
-def simulated_dataset(url, people, seconds=24.0):
-    """Write a dataset of the given persons by split."""
+def simulated_dataset(url, people, seconds=24.0, spoilt=()):
+    """Write a dataset of the given persons by split; those who are spoilt have a PPG without a pulse."""
     windows = [
-        window
+        replace(window, ppg=np.zeros_like(window.ppg)) if index in spoilt else window
         for split, numbers in people.items()
         for index in numbers
         for window in segment(

@@ -57,6 +57,19 @@ def test_what_was_written_is_read(url, windows):
     dataset.verify()
 
 
+def test_windows_are_listed_and_chosen_by_their_place(url):
+    """In the order in which the whole split is read, and with the same bits, from as many shards as it takes."""
+    dataset = Dataset.open(url)
+    whole, listed = dataset.store("train", channels=2), dataset.listed("train")
+    np.testing.assert_array_equal(listed.window_id, whole.rest.window_id)
+    np.testing.assert_array_equal(listed.has_ppg, whole.rest.ppg_mask.any(axis=1))
+    rows = np.array([0, 2, len(whole) - 1])
+    chosen, expected = dataset.chosen("train", rows, channels=2), whole.batch(rows)
+    for name, values in vars(chosen.batch(np.arange(3))).items():
+        np.testing.assert_array_equal(values, getattr(expected, name))
+    assert "no nobody windows" in refusal(dataset.listed, "nobody")
+
+
 def test_columns_are_read_alone(url):
     tables = list(Dataset.open(url).read_windows("train", ["person", "start_s"]))
     assert {tuple(table.column_names) for table in tables} == {("person", "start_s")}

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from evaluated import simulated_dataset
@@ -26,9 +25,9 @@ from p2es_platform.dataset import Dataset, commit, write_part
 from pipelines import evaluate, evaluate_command
 from pipelines.demo import Teller
 from pipelines.evaluate_args import EvaluateChoice
-from pipelines.measuring import Drawing, _measured, _pieces, measure_all
+from pipelines.measuring import Drawing, _measured, _part, _spans, measure_all
 from pipelines.recipes import YARDSTICKS, EvaluateConfig, ServeConfig, demo
-from pipelines.trials import changed_people, fitted
+from pipelines.trials import changed_people, fitted, read, yardstick_windows
 
 PEOPLE = {"train": range(12), "test": range(100, 104)}
 
@@ -109,7 +108,7 @@ def test_an_untrained_model_is_measured_and_found_deaf(settings, dataset_url, mo
 
     assert json.loads(storage.read_bytes(result.report_json)) == result.report
     folder = result.report_json.rpartition("/")[0]
-    table = pq.read_table(f"{folder}/rows.parquet")
+    table = pq.read_table(f"{folder}/rows")
     assert table.schema.names == ROW_SCHEMA.names
     # Every trial's every window is a row or a refusal.
     counts = table["system"].value_counts().to_pylist()
@@ -127,19 +126,66 @@ def test_an_untrained_model_is_measured_and_found_deaf(settings, dataset_url, mo
     assert again.report == result.report
 
 
-def test_workers_change_nothing(plan, dataset_url, model_folder, local_ray):
-    """Rows over four workers and one after the other are the same to the bit."""
+def of_systems(plan, *names):
+    return [trial for trial in plan.trials if trial.system in names]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_workers_change_nothing(plan, model_folder, local_ray, tmp_path):
+    """Files over four workers and one after the other are the same to the bit."""
     import ray
 
     assert ray.is_initialized()
     drawing = Drawing({"model": P2Es.load(model_folder)}, 1, 0)
-    chosen = [trial for trial in plan.trials if trial.system in ("model", "shuffled_ppg")]
-    spread_rows = measure_all(chosen, drawing).rows
-    alone = pa.concat_tables(_measured(drawing, piece) for trial in chosen for piece in _pieces(trial))
-    sink, other = pa.BufferOutputStream(), pa.BufferOutputStream()
-    pq.write_table(spread_rows.combine_chunks(), sink)
-    pq.write_table(alone.combine_chunks(), other)
-    assert sink.getvalue().equals(other.getvalue())
+    chosen = of_systems(plan, "model", "shuffled_ppg")
+    found = measure_all(chosen, drawing, plan.windows, str(tmp_path / "spread"))
+    for span in _spans(chosen, str(tmp_path / "alone")):
+        _measured((drawing, plan.windows), _part(span, {}))
+    assert contents(tmp_path / "spread") == contents(tmp_path / "alone")
+    assert found.rows().schema.equals(ROW_SCHEMA)
+    assert found.rows()["system"].to_pylist() == ["model"] * 4 + ["shuffled_ppg"] * 4
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(plan, tmp_path):
+    """Of two trials one file is lost and one is of something else: that alone is made again, and goes."""
+    drawing = Drawing(fitted(("template",), yardstick_windows(plan.windows, plan.train)), 1, 0)
+    chosen = [dataclasses.replace(trial, samples=2) for trial in of_systems(plan, "template")]
+    chosen.append(dataclasses.replace(chosen[0], system="again"))
+    first = measure_all(chosen, drawing, plan.windows, str(tmp_path))
+    before = contents(tmp_path)
+    lost, kept = (Path(place) for place in first.files)
+    written = kept.stat().st_mtime_ns
+    lost.rename(tmp_path / "000000-ffffffffffff-4.parquet")
+    second = measure_all(chosen, drawing, plan.windows, str(tmp_path))
+    assert second == first
+    assert contents(tmp_path) == before
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_rows_that_cannot_be_read_are_told(plan, tmp_path):
+    drawing = Drawing(fitted(("mean_waveform",), yardstick_windows(plan.windows, plan.train)), 1, 0)
+    chosen = [dataclasses.replace(trial, samples=1) for trial in of_systems(plan, "mean_waveform")]
+    found = measure_all(chosen, drawing, plan.windows, str(tmp_path))
+    Path(found.files[0]).write_bytes(b"PAR1 cut short")
+    with pytest.raises(DatasetError, match="remove it and run again"):
+        found.rows()
+    Path(found.files[0]).unlink()
+    with pytest.raises(DatasetError, match="give all nodes one storage"):
+        found.rows()
+
+
+def test_a_task_has_many_windows_where_there_are_many(plan):
+    """128 tasks as soon as there are windows for them, then tasks of up to 16 batches; every window is in one."""
+    (trial,) = of_systems(plan, "template")
+    for count, size in ((100, 8), (2000, 8), (2048, 16), (9000, 64), (100_000, 128)):
+        spans = list(_spans([trial.take(np.arange(count) % 4)], "rows"))
+        assert {span.stop - span.start for span in spans[:-1]} == {size}
+        assert [span.start for span in spans[1:]] == [span.stop for span in spans[:-1]]
+        assert (spans[0].start, spans[-1].stop) == (0, count)
+        assert len({span.place for span in spans}) == len(spans)
 
 
 @pytest.mark.slow
@@ -182,7 +228,7 @@ def answered(translator, rows):
 
 
 def test_predictions_without_controls_show_nothing(plain, settings, dataset_url, plan, tmp_path):
-    truth = plan.trials[0].truth
+    truth = read(plan.trials[0], plan.windows).truth
     ecg = {"window_id": truth.window_id, "ecg_mv": truth.ecg_mv, "leads": np.array(LEADS), "fs_hz": np.array(128.0)}
     np.savez(tmp_path / "p.npz", **ecg)
     report = evaluated(settings, dataset_url, evaluate.of_predictions(tmp_path / "p.npz")).report
@@ -193,7 +239,7 @@ def test_predictions_without_controls_show_nothing(plain, settings, dataset_url,
 
 
 def test_predictions_of_one_lead_are_measured_on_that_lead(plain, settings, dataset_url, plan, tmp_path):
-    truth = plan.trials[0].truth
+    truth = read(plan.trials[0], plan.windows).truth
     one = truth.ecg_mv[:, [1]] * 0.5
     np.savez(tmp_path / "p.npz", window_id=truth.window_id, ecg_mv=one, leads=np.array(["II"]), fs_hz=np.array(128.0))
     figures = evaluated(settings, dataset_url, evaluate.of_predictions(tmp_path / "p.npz")).report["figures"]
@@ -230,37 +276,51 @@ def test_a_report_that_was_not_finished_is_made_again(plain, settings, dataset_u
     assert storage.exists(result.report_html)
 
 
-def test_one_poor_window_is_refused_alone_and_counted(plan):
-    template = next(trial for trial in plan.trials if trial.system == "template")
-    poor = template.ppg.copy()
-    poor[1] = 0.0
-    broken = [dataclasses.replace(template, system="model", ppg=poor), template]
-    found = measure_all(broken, Drawing(fitted(("template",), plan.train), 1, 0))
-    assert found.refused == {"model": 1, "template": 0}
-    names = {system: set() for system in found.refused}
-    for name, window in zip(found.rows["system"].to_pylist(), found.rows["window_id"].to_pylist(), strict=True):
-        names[name].add(window)
-    assert names["template"] - names["model"] == {template.truth.window_id[1]}
+def test_one_poor_window_is_refused_alone_and_counted(tmp_path):
+    """Of four test windows one has a PPG that says nothing: it alone is missing, and no other window changes."""
+    people = {"train": range(6), "test": range(100, 104)}
+    seeing = simulated_dataset(str(tmp_path / "good"), people, spoilt=())
+    blind = simulated_dataset(str(tmp_path / "poor"), people, spoilt=(101,))
+    rows = {}
+    for url in (seeing, blind):
+        plan = evaluate._planned(Dataset.open(url), recipe_of(samples=2))
+        drawing = Drawing(fitted(("template",), yardstick_windows(plan.windows, plan.train)), 1, 0)
+        found = measure_all(of_systems(plan, "template"), drawing, plan.windows, f"{url}-rows")
+        rows[url] = found.rows()
+        assert found.refused == {"template": int(url == blind)}
+    lost = [k for k, name in enumerate(rows[seeing]["window_id"].to_pylist())
+            if name not in rows[blind]["window_id"].to_pylist()]  # fmt: skip
+    assert len(lost) == 1
+    kept = [k for k in range(4) if k not in lost]
+    # As text, where NaN is like NaN.
+    assert repr(rows[seeing].take(kept).to_pylist()) == repr(rows[blind].to_pylist())
 
 
 def test_the_controls_hear_or_are_told_of_another_person(plan):
     by_name = {trial.system: trial for trial in plan.trials}
-    model = by_name["model"]
-    for system, field in (("shuffled_ppg", "ppg"), ("shuffled_demographics", "people")):
-        own, other = getattr(model, field), getattr(by_name[system], field)
-        for row in range(len(model)):
-            donors = [k for k in range(len(model)) if np.array_equal(other[row], own[k], equal_nan=True)]
-            assert [model.truth.person[k] != model.truth.person[row] for k in donors] == [True], system
-    np.testing.assert_array_equal(by_name["shuffled_demographics"].ppg, model.ppg)
-    np.testing.assert_array_equal(by_name["warped_ppg"].people, model.people)
+    inputs = {name: read(by_name[name], plan.windows) for name in ("model", "shuffled_ppg", "shuffled_demographics")}
+    person = by_name["model"].listed.person
+    given = {
+        "shuffled_ppg": [inputs[name].ppg for name in ("model", "shuffled_ppg")],
+        "shuffled_demographics": [by_name[name].people for name in ("model", "shuffled_demographics")],
+    }
+    for system, (own, other) in given.items():
+        for row in range(4):
+            donors = [k for k in range(4) if np.array_equal(other[row], own[k], equal_nan=True)]
+            assert [person[k] != person[row] for k in donors] == [True], system
+    np.testing.assert_array_equal(inputs["shuffled_demographics"].ppg, inputs["model"].ppg)
+    np.testing.assert_array_equal(by_name["warped_ppg"].people, by_name["model"].people)
+    for name in ("shuffled_ppg", "shuffled_demographics"):
+        np.testing.assert_array_equal(inputs[name].truth.ecg_mv, inputs["model"].truth.ecg_mv)
 
 
 def test_the_other_segment_is_of_the_same_person_and_another_window(plan):
-    trial = next(trial for trial in plan.trials if trial.system == "other_segment")
+    (trial,) = of_systems(plan, "other_segment")
+    inputs = read(trial, plan.windows)
     assert len(trial) == 4
-    same = [np.array_equal(trial.enrolment[k], trial.truth.ecg_mv[k]) for k in range(4)]
+    same = [np.array_equal(inputs.enrolment[k], inputs.truth.ecg_mv[k]) for k in range(4)]
     assert not any(same)
-    assert not any(trial.system == "other_recording" for trial in plan.trials), "nobody has a second recording"
+    assert not of_systems(plan, "other_recording"), "nobody has a second recording"
 
 
 def test_the_floor_is_of_another_day_where_there_is_one(tmp_path):
@@ -288,15 +348,16 @@ def test_the_floor_is_of_another_day_where_there_is_one(tmp_path):
     for name in ("other_recording", "other_segment"):
         trial = by_name[name]
         assert trial.by == "other_segment"
-        for k, ecg in enumerate(trial.enrolment):
+        inputs = read(trial, made.windows)
+        for k, ecg in enumerate(inputs.enrolment):
             row = of_ecg[ecg.tobytes()]
-            assert store.person[row] == trial.truth.person[k]
-            assert (store.rest.recording[row] != trial.truth.recording[k]) == (name == "other_recording")
-            assert store.rest.window_id[row] != trial.truth.window_id[k]
-        seen[name] = set(trial.truth.window_id.tolist())
-    assert seen["other_recording"] | seen["other_segment"] == set(by_name["model"].truth.window_id.tolist())
+            assert store.person[row] == inputs.truth.person[k]
+            assert (store.rest.recording[row] != inputs.truth.recording[k]) == (name == "other_recording")
+            assert store.rest.window_id[row] != inputs.truth.window_id[k]
+        seen[name] = set(trial.listed.window_id.tolist())
+    assert seen["other_recording"] | seen["other_segment"] == set(by_name["model"].listed.window_id.tolist())
     assert not seen["other_recording"] & seen["other_segment"]
-    assert len(set(by_name["other_recording"].truth.person.tolist())) == 2
+    assert len(set(by_name["other_recording"].listed.person.tolist())) == 2
 
 
 def test_one_thing_changes_in_a_counterfactual():
@@ -330,10 +391,12 @@ def test_the_command_takes_one_question(settings, tmp_path):
         evaluate_command.run(recipe_of(), choice, settings, Teller(print))
 
 
-def test_the_command_answers_for_any_dataset(plain, settings, dataset_url, tmp_path):
-    """Requests first, then the verdict in words, a copy of the report, and exit status 0."""
+def test_the_command_answers_for_any_dataset(plain, settings, dataset_url, tmp_path, monkeypatch):
+    """Requests first, then the verdict in words, a copy of the report, and exit status 0; from any folder."""
     said = []
-    asked = EvaluateChoice(dataset=dataset_url, requests=tmp_path / "ask.parquet")
+    monkeypatch.chdir(Path(dataset_url).parent)
+    here = f"./{Path(dataset_url).name}"
+    asked = EvaluateChoice(dataset=here, requests=tmp_path / "ask.parquet")
     assert evaluate_command.run(recipe_of(), asked, settings, Teller(said.append)) == 0
     assert said[0].startswith("32 requests in")
     judged = EvaluateChoice(dataset=dataset_url, system="template", out=tmp_path / "out")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2es.errors import DatasetError
-from p2es.tables import COLUMNS, batch_of
+from p2es.tables import COLUMNS, LISTED, batch_of, list_of
 from p2es.windows import collate, decode, encode
 
 
@@ -46,6 +46,21 @@ def test_a_table_becomes_the_same_arrays_as_its_windows_one_by_one(twelve_window
             )
 
 
+@settings(deadline=None)
+@given(cases, st.integers(0, 8))
+def test_a_list_of_windows_says_what_their_arrays_say(twelve_windows, cases, at):
+    """Without a signal being read, and in two tables as in one."""
+    table = encode([changed(twelve_windows[k], leads, ppg, known) for k, leads, ppg, known in cases])
+    expected, listed = batch_of(table), table.select(LISTED)
+    parts = [part for part in (listed.slice(0, at), listed.slice(at)) if part.num_rows]
+    for found in (list_of([listed]), list_of(parts)):
+        assert len(found) == table.num_rows
+        for name in ("window_id", "person", "recording", "people", "lead_mask"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        np.testing.assert_array_equal(found.has_ppg, expected.ppg_mask.any(axis=1))
+    np.testing.assert_array_equal(list_of([listed]).take(np.array([0])).people, expected.people[:1])
+
+
 def test_a_slice_of_a_table_is_read_as_its_rows(twelve_windows):
     table = encode(twelve_windows)
     whole, part = batch_of(table), batch_of(table.slice(3, 4))
@@ -56,3 +71,5 @@ def test_a_slice_of_a_table_is_read_as_its_rows(twelve_windows):
 def test_another_schema_is_refused(twelve_windows):
     with pytest.raises(DatasetError):
         batch_of(encode(twelve_windows).replace_schema_metadata({"p2es_window_schema": "99"}))
+    with pytest.raises(DatasetError):
+        list_of([encode(twelve_windows).replace_schema_metadata({"p2es_window_schema": "99"})])

@@ -17,7 +17,7 @@ from p2es_platform.dataset import Dataset
 from pipelines import evaluate
 from pipelines.measuring import Drawing, describe_all, measure_all
 from pipelines.recipes import EvaluateConfig, demo
-from pipelines.trials import fitted
+from pipelines.trials import fitted, read, yardstick_windows
 
 pytestmark = pytest.mark.slow
 
@@ -34,28 +34,36 @@ def plan(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def yardsticks(plan):
+def train(plan):
+    return yardstick_windows(plan.windows, plan.train)
+
+
+@pytest.fixture(scope="module")
+def yardsticks(plan, train, tmp_path_factory):
     """Rows of what is measured beside the model: once for all systems of this file."""
     names = ("template", "mean_waveform", "regression")
-    drawing = Drawing(fitted(names, plan.train), 1, 0)
-    return measure_all([trial for trial in plan.trials if trial.by in names], drawing).rows
+    chosen = [trial for trial in plan.trials if trial.by in names]
+    folder = str(tmp_path_factory.mktemp("rows"))
+    return measure_all(chosen, Drawing(fitted(names, train), 1, 0), plan.windows, folder).rows()
 
 
 @pytest.fixture(scope="module")
 def bank(plan):
-    return describe_all(plan.train.batch(np.arange(len(plan.train))), system="train")
+    return describe_all(np.arange(len(plan.train)), plan.windows, split="train", system="train")
 
 
 @pytest.fixture(scope="module")
-def judged(plan, yardsticks, bank):
+def judged(plan, yardsticks, bank, tmp_path_factory):
     """Evaluate a system as the stage does, with the yardsticks measured before."""
 
     def evaluated(translator):
         drawing = Drawing({"model": translator}, 1, 0)
-        measured = measure_all([trial for trial in plan.trials if trial.by == "model"], drawing)
-        mine = measured.rows.filter(pc.equal(measured.rows["system"], "model"))
-        rates = evaluate._pulse_rates(plan.trials[0], mine)
-        rows = pa.concat_tables([measured.rows, yardsticks, IntervalRegression().fit(bank).rows(mine, rates)])
+        asked = [trial for trial in plan.trials if trial.by == "model"]
+        measured = measure_all(asked, drawing, plan.windows, str(tmp_path_factory.mktemp("rows")))
+        drawn = measured.rows()
+        mine = drawn.filter(pc.equal(drawn["system"], "model"))
+        rates = evaluate._rates_of(plan, mine)
+        rows = pa.concat_tables([drawn, yardsticks, IntervalRegression().fit(bank).rows(mine, rates)])
         source = Source(
             recipe="demo", dataset_hash="d" * 64, split="test", simulated=True, model_sha256="m" * 64,
             model_name=translator.name, lineage={}, settings={}, refused=measured.refused, left_out=0,
@@ -66,8 +74,8 @@ def judged(plan, yardsticks, bank):
 
 
 @pytest.fixture(scope="module")
-def honest(plan, judged):
-    return judged(Fake().fit(plan.train))
+def honest(train, judged):
+    return judged(Fake().fit(train))
 
 
 def value(report, *path):
@@ -85,17 +93,17 @@ def test_an_honest_system_is_let_through(honest):
     assert {"follows_pulse", "uses_demographics", "G3"} <= set(verdict["claims"])
 
 
-def test_the_known_absurdities_are_there_and_refused(plan, judged, honest):
+def test_the_known_absurdities_are_there_and_refused(train, judged, honest):
     """The mean waveform has the lowest RMSE of all; it and its like are refused all the same."""
     rmse = {name: value(figures, "rmse_mv_sample") for name, figures in honest["controls"].items()
             if figures["rmse_mv_sample"]["value"] is not None}  # fmt: skip
     assert rmse["mean_waveform"] < min(value(honest, "figures", "rmse_mv_sample"), rmse["template"])
-    mean = judged(fitted(("mean_waveform",), plan.train)["mean_waveform"])
+    mean = judged(fitted(("mean_waveform",), train)["mean_waveform"])
     assert mean["verdict"]["refused"]
     assert not mean["verdict"]["passed"]
     assert "G5" not in mean["verdict"]["claims"]
 
-    template = judged(fitted(("template",), plan.train)["template"])
+    template = judged(fitted(("template",), train)["template"])
     assert value(template, "figures", "hr_error_bpm") <= 1.1 * value(honest, "figures", "hr_error_bpm")
     assert template["verdict"]["refused"]
     assert "demographics" in template["verdict"]["headline"]
@@ -105,24 +113,24 @@ def test_the_known_absurdities_are_there_and_refused(plan, judged, honest):
     ("make", "said"),
     [(DeafToPulse, ["PPG"]), (DeafToPeople, ["demographics"]), (DeafToBoth, ["PPG", "demographics"])],
 )
-def test_who_does_not_listen_is_refused_by_name(plan, judged, make, said):
-    verdict = judged(make().fit(plan.train))["verdict"]
+def test_who_does_not_listen_is_refused_by_name(train, judged, make, said):
+    verdict = judged(make().fit(train))["verdict"]
     assert verdict["refused"]
     assert verdict["passed"] == ("PPG" not in said)
     for word in ("PPG", "demographics"):
         assert (word in verdict["headline"]) == (word in said), verdict
 
 
-def test_who_copies_training_ecgs_is_caught(plan, judged, honest):
-    report = judged(Copier().fit(plan.train))
+def test_who_copies_training_ecgs_is_caught(train, judged, honest):
+    report = judged(Copier().fit(train))
     assert report["verdict"]["memorised"]
     assert not report["verdict"]["passed"]
     assert report["verdict"]["claims"] == []
     assert value(report, "memorisation", "nn_ratio") < 0.5 * value(honest, "memorisation", "nn_ratio")
 
 
-def test_who_was_fed_the_recorded_ecg_is_stopped(plan, judged, honest):
-    report = judged(Leaky(plan.trials[0].truth).fit(plan.train))
+def test_who_was_fed_the_recorded_ecg_is_stopped(plan, train, judged, honest):
+    report = judged(Leaky(read(plan.trials[0], plan.windows).truth).fit(train))
     assert report["audit"]["raised"]
     assert report["verdict"]["stopped"]
     assert not report["verdict"]["passed"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from p2es.errors import DatasetError
-from p2es.tables import COLUMNS, batch_of
+from p2es.tables import COLUMNS, LISTED, WindowList, batch_of, list_of
 from p2es.windows import WindowBatch, WindowStore
 from p2es_platform import storage, versions
 from p2es_platform.parts import (
@@ -111,11 +111,27 @@ class Dataset:
 
     def store(self, split: str, *, channels: int = 1, limit: int | None = None) -> WindowStore:
         """Read a split into memory, 34 kB a window; with a `limit`, that many windows spread evenly over it."""
+        total = self._some(split)
+        kept = np.linspace(0, total - 1, min(limit or total, total)).round().astype(np.int64)
+        return self.chosen(split, kept, channels=channels)
+
+    def chosen(self, split: str, rows: NDArray[np.int64], *, channels: int = 1) -> WindowStore:
+        """Read the windows of a split at `rows`, which rise, into memory; a shard without any is not read.
+
+        Some five shards of 6 MB are held at a time, besides what is chosen.
+        """
+        return WindowStore.from_batches(self._batches(split, rows, channels))
+
+    def listed(self, split: str) -> WindowList:
+        """List the windows of a split in their order, without their signals; DatasetError when it has none."""
+        self._some(split)
+        return list_of(self.read_windows(split, LISTED))
+
+    def _some(self, split: str) -> int:
         total = self.rows(split)
         if total == 0:
             raise DatasetError(f"{self.url} has no {split} windows: ingest more people, or raise the split's share")
-        kept = np.linspace(0, total - 1, min(limit or total, total)).round().astype(np.int64)
-        return WindowStore.from_batches(self._batches(split, kept, channels))
+        return total
 
     def batches(self, split: str, *, channels: int = 1) -> Iterator[WindowBatch]:
         """Read a split as arrays, up to 256 windows at a time, the next ones being decoded meanwhile."""
