@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,9 @@ class Gauges:
 @contextmanager
 def progress_bar() -> Iterator[Any]:
     """Draw what rank 0 tells on the driver's terminal; gives the `Board` to tell it to."""
-    board = Board.remote()  # type: ignore[attr-defined]
+    # On the driver's own node: on another it would be lost with that node, which training survives.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     bar = tqdm(
         total=100,

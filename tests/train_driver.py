@@ -1,7 +1,7 @@
 """A training in a process of its own, for tests that kill it or take its nodes: `TEMP STORAGE DATASET GROUPS HOW`.
 
 `alone` on one local node; `elastic` on two nodes of which one is killed; `drain` on three, of which one that trains is
-announced to leave.
+announced to leave, and killed once there is a checkpoint that was not due.
 """
 
 import dataclasses
@@ -62,10 +62,13 @@ def main():
             return
         from ray._raylet import GcsClient
 
-        deadline_ms = int(1000 * (time.time() + 120))
-        gcs = GcsClient(address=cluster.address)
-        accepted, why = gcs.drain_node(training_node(), 2, "the machine is taken", deadline_ms)
+        deadline_ms = int(1000 * (time.time() + 300))
+        leaving = training_node()
+        accepted, why = GcsClient(address=cluster.address).drain_node(leaving, 2, "the machine is taken", deadline_ms)
         sys.stdout.write(f"drain accepted: {accepted} {why}\n")
+        while not storage.checkpoints_out_of_turn():
+            time.sleep(0.05)
+        cluster.remove_node(next(node for node in nodes if node.node_id == leaving), allow_graceful=False)
 
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
