@@ -18,7 +18,7 @@ COLUMNS = (
 )  # fmt: skip
 """The columns that a `WindowBatch` is made of."""
 LISTED = ("window_id", "person", "recording", *_PEOPLE, "ecg_scale_mv", "ecg_leads", "ppg_mask")
-"""The columns that a `WindowList` is made of: 0.3 kB a window, where the signals are 24."""
+"""The columns that a `WindowList` is made of: 0.45 kB a window, where the signals are 24."""
 
 
 @dataclass(frozen=True)

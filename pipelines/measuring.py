@@ -8,6 +8,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -173,10 +175,16 @@ def _spans(trials: Sequence[Trial], folder: str) -> Iterator[_Span]:
         for start in range(0, len(trial), step):
             stop = min(start + step, len(trial))
             ids = trial.listed.window_id[start:stop].tolist()
-            told = json.dumps([trial.system, trial.by, trial.samples, start, ids]).encode()
+            told = json.dumps([_versions(), trial.system, trial.by, trial.samples, start, ids]).encode()
             name = f"{number:06d}-{hashlib.sha256(told).hexdigest()[:12]}"
             yield _Span(trial, start, stop, storage.join(folder, name))
             number += 1
+
+
+@cache
+def _versions() -> list[str]:
+    """Give the versions of what decides a figure: a run that is resumed with others measures anew."""
+    return [version(name) for name in ("p2es", "numpy", "scipy", "torch", "sleepecg")]
 
 
 def _finished(folder: str) -> dict[str, int]:
@@ -252,13 +260,16 @@ def _rows_of(drawing: Drawing, part: _Part, inputs: Inputs, here: NDArray[np.int
 def _read_rows(place: str) -> pa.Table:
     try:
         # A list's values are named otherwise in Parquet.
-        return read_columns(open_parquet(pa.BufferReader(storage.read_bytes(place)))).cast(ROW_SCHEMA)
+        rows = read_columns(open_parquet(pa.BufferReader(storage.read_bytes(place)))).cast(ROW_SCHEMA)
     except FileNotFoundError as error:
         raise DatasetError(
             f"{place} was written and is not there: give all nodes one storage, a shared folder or a bucket"
         ) from error
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{place}, rows of an evaluation, cannot be read: remove it and run again") from error
+    if not place.endswith(f"-{rows.num_rows}.parquet"):
+        raise DatasetError(f"{place} holds {rows.num_rows} rows, not those its name tells: remove it and run again")
+    return rows
 
 
 def draw(drawing: Drawing, trial: Trial, inputs: Inputs, numbers: NDArray[np.int64]) -> list[Translation | None]:

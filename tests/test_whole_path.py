@@ -16,6 +16,8 @@ from pipelines import demo, promote, train, translate
 from pipelines.recipes import EvaluateConfig, GateConfig, GroupConfig, Recipe, ServeConfig, SimulateConfig
 
 pytestmark = [
+    # The whole path in one fixture, on two cores that another worker of pytest uses too.
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
