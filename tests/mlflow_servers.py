@@ -38,7 +38,7 @@ def serve_mlflow(folder: Path, port: int, backend: str | None = None, artifacts:
             stderr=log,
             cwd=folder,
         )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         try:
             if requests.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:

@@ -19,8 +19,13 @@ from p2es.errors import RemoteError
 from p2es_platform import metric_sender, tracking
 from p2es_platform.tracking import Tracker, send_spool
 
-# MLflow 3.17 maps its tables in a way that SQLAlchemy 2.1 will drop.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+pytestmark = [
+    # MLflow's server is a dozen processes, which on two busy cores take minutes to start.
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    # MLflow 3.17 maps its tables in a way that SQLAlchemy 2.1 will drop.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+]
 
 
 @pytest.fixture(scope="module")
