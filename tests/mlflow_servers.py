@@ -46,7 +46,7 @@ def serve_mlflow(folder: Path, port: int, backend: str | None = None, artifacts:
         except requests.RequestException:
             time.sleep(0.25)
     end(process)
-    raise AssertionError(f"the MLflow server did not start in 120 s: {(folder / 'server.log').read_text()[-2000:]}")
+    raise AssertionError(f"the MLflow server did not start in 300 s: {(folder / 'server.log').read_text()[-2000:]}")
 
 
 def end(process: subprocess.Popen) -> None:
