@@ -63,7 +63,7 @@ def over_torchrun(job: Job, world: int, how: str, folder: Path) -> Callable[[Pat
     def run(place: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
         command += [train_ranks.__file__, str(pickled), str(place), how]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     return run
 

@@ -5,8 +5,8 @@ import json
 import os
 import pickle
 import sys
+import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from p2es.training import Trainer
-from pipelines.train_worker import Job, Reporter, open_trainer, train_to_end
+from pipelines.train_worker import Job, Reporter, node_leaves, open_trainer, report, train_to_end
 
 WARM_UP = 5
 
 
-def clocked(trainer: Trainer, job: Job, reporter: Reporter | None, place: Path) -> None:
+def clocked(trainer: Trainer, job: Job, reporter: Reporter | None, place: Path, under_ray: bool) -> None:
     """Train to the end and leave this rank's figures in `place`: steps, wall and CPU seconds after the warm-up."""
     stamps: list[tuple[float, float, float]] = []
     waited: list[float] = []
@@ -33,7 +33,8 @@ def clocked(trainer: Trainer, job: Job, reporter: Reporter | None, place: Path) 
         return step
 
     trainer._one = one  # type: ignore[method-assign]
-    train_to_end(trainer, job.recipe, reporter)
+    hand_over, leaving = (report, node_leaves) if under_ray else (saved, lambda: False)
+    train_to_end(trainer, job.recipe, reporter, hand_over=hand_over, leaving=leaving)
     first, (_, wall, cpu), (_, wall_end, cpu_end) = stamps[0], stamps[WARM_UP], stamps[-1]
     digest = hashlib.sha256()
     for value in trainer.average.values():
@@ -64,25 +65,17 @@ def ray_loop(config: dict[str, Any]) -> None:
 
     with open_trainer(job, rank, world, wrap, torch.device("cpu")) as trainer:
         reporter = Reporter(job, world) if rank == 0 and config["tracked"] else None
-        clocked(trainer, job, reporter, Path(config["place"]))
+        clocked(trainer, job, reporter, Path(config["place"]), under_ray=True)
         if reporter is not None:
             reporter.close()
 
 
-def silent_reports() -> AbstractContextManager[None]:
+def saved(trainer: Trainer) -> None:
     """Outside Ray there is nobody to hand checkpoints to: they are written all the same."""
-    import tempfile
-
-    import pipelines.train_worker as worker
-
-    def save(trainer: Trainer) -> None:
-        state = trainer.state()
-        if trainer.rank == 0:
-            with tempfile.TemporaryDirectory() as folder:
-                state.save(Path(folder))
-
-    worker._report = save
-    return nullcontext()
+    state = trainer.state()
+    if trainer.rank == 0:
+        with tempfile.TemporaryDirectory() as folder:
+            state.save(Path(folder))
 
 
 def main() -> None:
@@ -96,8 +89,8 @@ def main() -> None:
     def wrap(module: torch.nn.Module) -> torch.nn.Module:
         return DistributedDataParallel(module) if world > 1 and how == "ddp" else module
 
-    with silent_reports(), open_trainer(job, rank, world, wrap, torch.device("cpu")) as trainer:
-        clocked(trainer, job, None, place)
+    with open_trainer(job, rank, world, wrap, torch.device("cpu")) as trainer:
+        clocked(trainer, job, None, place, under_ray=False)
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()

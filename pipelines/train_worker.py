@@ -98,7 +98,7 @@ def worker_loop(config: dict[str, Any]) -> None:
             _note_start(job, trainer)
             reporter = Reporter(job, world)
         try:
-            train_to_end(trainer, job.recipe, reporter)
+            train_to_end(trainer, job.recipe, reporter, hand_over=report, leaving=node_leaves)
         except DivergedError as error:
             # Every rank comes here at the same step, and the last checkpoint stands.
             if reporter is not None and job.board is not None:
@@ -155,8 +155,27 @@ def newest_whole() -> TrainingState | None:
     raise ModelError("no checkpoint of this training is whole: remove its folder below runs/ and train again")
 
 
-def train_to_end(trainer: Trainer, recipe: Recipe, reporter: "Reporter | None") -> None:
-    """Train to the end of the schedule, with a checkpoint where one is due."""
+def train_to_end(
+    trainer: Trainer,
+    recipe: Recipe,
+    reporter: "Reporter | None",
+    *,
+    hand_over: Callable[[Trainer], None],
+    leaving: Callable[[], bool],
+) -> None:
+    """Train to the end of the schedule, with a checkpoint where one is due.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    recipe : Recipe
+    reporter : Reporter or None
+        Of rank 0.
+    hand_over : callable
+        Takes the checkpoint of a trainer; called on every rank at the same steps.
+    leaving : callable
+        Whether a node is about to be taken away; asked on every rank at the same steps.
+    """
     every = recipe.train.checkpoint_windows
     saved = trainer.windows // every
     warned = False
@@ -168,20 +187,25 @@ def train_to_end(trainer: Trainer, recipe: Recipe, reporter: "Reporter | None") 
             if reporter is not None:
                 reporter.tell(step, losses)
             # A node that is taken away: what is there is saved now, once, and Ray Train goes on without the node.
-            if not warned and trainer.world > 1 and ray.train.get_preemption_info() is not None:
+            if not warned and trainer.world > 1 and leaving():
                 warned = due = True
         if due:
             saved, reported = step.windows // every, step.windows
-            _report(trainer)
+            hand_over(trainer)
             if reporter is not None:
                 reporter.show(trainer)
     if trainer.windows != reported:
-        _report(trainer)
+        hand_over(trainer)
     if reporter is not None:
         reporter.show(trainer, at_the_end=True)
 
 
-def _report(trainer: Trainer) -> None:
+def node_leaves() -> bool:
+    """Tell whether Ray has been told that a node of the training will be taken away."""
+    return ray.train.get_preemption_info() is not None
+
+
+def report(trainer: Trainer) -> None:
     """Hand a checkpoint to Ray Train; a barrier, so every rank comes here at the same step."""
     metrics = {"windows": trainer.windows, "step": trainer.step}
     state = trainer.state()
