@@ -82,6 +82,15 @@ def over_ray(job: Job, world: int, tracked: bool, storage: Path) -> Callable[[Pa
     return run
 
 
+def recipe_of(people: int, steps: int, batch: int) -> Recipe:
+    """Give the demo's recipe for so many steps, without a time budget, and with a checkpoint at the end only."""
+    recipe = named("demo")
+    train = dataclasses.replace(
+        recipe.train, windows=batch * steps, batch=batch, budget_s=None, checkpoint_windows=10**9
+    )
+    return dataclasses.replace(recipe, simulate=SimulateConfig(people=people, duration_s=62.0), train=train)
+
+
 def prepared(recipe: Recipe, settings: Settings) -> Job:
     """Make the dataset and groups, and what the ranks are told."""
     ready = demo.prepare(recipe, settings, demo.Teller(print))
@@ -121,11 +130,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    recipe = named("demo")
-    train = dataclasses.replace(
-        recipe.train, windows=args.batch * args.steps, batch=args.batch, budget_s=None, checkpoint_windows=10**9
-    )
-    recipe = dataclasses.replace(recipe, simulate=SimulateConfig(people=args.people, duration_s=62.0), train=train)
+    recipe = recipe_of(args.people, args.steps, args.batch)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

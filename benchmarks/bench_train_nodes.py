@@ -8,8 +8,6 @@ share the same two cores, so nothing here shows more than the cost of speaking.
 
 import argparse
 import contextlib
-import dataclasses
-import json
 import os
 import pickle
 import shutil
@@ -22,14 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import train_ranks
-from bench_train import Way, prepared
+from bench_train import Way, prepared, recipe_of
 
 from p2es_platform.cluster import connect
 from p2es_platform.settings import Settings
-from pipelines.recipes import SimulateConfig, named
 
 RAY = str(Path(sys.executable).with_name("ray"))
 PORT = 26479
+BATCH = 32
 NAMES = ("p2es-a", "p2es-b")
 ADDRESSES = ("10.99.17.1", "10.99.17.2")
 
@@ -130,9 +128,7 @@ def main() -> None:
     parser.add_argument("--mbit", type=int, default=1000)
     parser.add_argument("--delay-ms", type=float, default=0.5)
     args = parser.parse_args()
-    recipe = named("demo")
-    train = dataclasses.replace(recipe.train, windows=32 * args.steps, budget_s=None, checkpoint_windows=10**9)
-    recipe = dataclasses.replace(recipe, simulate=SimulateConfig(people=args.people, duration_s=62.0), train=train)
+    recipe = recipe_of(args.people, args.steps, BATCH)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as held:
         folder = Path(name)
         settings = Settings(storage=str(folder / "storage"), secret="benchmark")  # type: ignore[call-arg]
@@ -154,12 +150,11 @@ def main() -> None:
                     measured(inside_each[0], address, job, world, how, folder)
                     for world, how in ((1, "ddp"), (2, "alone"), (2, "ddp"))
                 )
-            rate, one, free = (32 * way.steps_s[0] for way in (both, alone, apart))
+            rate, one, free = (BATCH * way.steps_s[0] for way in (both, alone, apart))
             print(
                 f"{title:44s}{rate:10.1f}{rate / one:14.2f}{100 * (1 - rate / free):10.1f}%{both.first_s[0]:13.1f}",
                 flush=True,
             )
-        print(json.dumps({"gradient_bytes": 4 * 800_912}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pickle
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def clocked(trainer: Trainer, job: Job, reporter: Reporter | None, place: Path, 
         return step
 
     trainer._one = one  # type: ignore[method-assign]
-    hand_over, leaving = (report, node_leaves) if under_ray else (saved, lambda: False)
+    hand_over, leaving = (partial(report, job.run_id), node_leaves) if under_ray else (saved, lambda: False)
     train_to_end(trainer, job.recipe, reporter, hand_over=hand_over, leaving=leaving)
     first, (_, wall, cpu), (_, wall_end, cpu_end) = stamps[0], stamps[WARM_UP], stamps[-1]
     digest = hashlib.sha256()

@@ -66,16 +66,19 @@ def list_of(tables: Iterable[pa.Table]) -> WindowList:
 def _listed(table: pa.Table) -> WindowList:
     check_schema(table.schema)
     table = table.combine_chunks()
-    people = [_numbers(table, name, np.nan, np.float64) for name in _PEOPLE]
     return WindowList(
         window_id=_names(table, "window_id"),
         person=_names(table, "person"),
         recording=_names(table, "recording"),
-        people=np.stack(people, axis=1),
+        people=_people(table),
         # A window has a scale where it has an ECG, which itself is not read.
         lead_mask=_bits(table, "ecg_leads") & table["ecg_scale_mv"].is_valid().to_numpy()[:, None],
         has_ppg=np.asarray(_ppg_mask(table).any(axis=1)),
     )
+
+
+def _people(table: pa.Table) -> NDArray[np.float64]:
+    return np.stack([_numbers(table, name, np.nan, np.float64) for name in _PEOPLE], axis=1)
 
 
 def batch_of(table: pa.Table, channels: int = 1) -> WindowBatch:
@@ -97,13 +100,12 @@ def batch_of(table: pa.Table, channels: int = 1) -> WindowBatch:
     table = table.combine_chunks()
     lead_mask = _bits(table, "ecg_leads") & table["ecg"].is_valid().to_numpy()[:, None]
     ppg_mask = _ppg_mask(table)
-    people = [_numbers(table, name, np.nan, np.float64) for name in _PEOPLE]
     return WindowBatch(
         ecg_mv=_ecg(table, lead_mask),
         lead_mask=lead_mask,
         ppg=_ppg(table, channels, ppg_mask),
         ppg_mask=ppg_mask,
-        people=np.stack(people, axis=1),
+        people=_people(table),
         delay_s=_numbers(table, "delay_s", np.nan, np.float32),
         delay_confidence=_numbers(table, "delay_confidence", 0.0, np.float32),
         person=_names(table, "person"),

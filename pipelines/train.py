@@ -172,6 +172,7 @@ def _found(folder: Path, tracker: Tracker) -> TrainResult:
     """Give a model that is there, and end its run where a cut came between the two."""
     lineage = json.loads((folder / "lineage.json").read_text())
     if tracker.run_id == lineage["run_id"] and not tracker.finished:
+        attach_curves(tracker, folder.name)
         tracker.upload(folder, "model")
         tracker.finish("FINISHED")
     return TrainResult(str(folder), folder_sha256(folder), lineage["run_id"], lineage, lineage["windows"], reused=True)

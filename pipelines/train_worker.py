@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def worker_loop(config: dict[str, Any]) -> None:
             _note_start(job, trainer)
             reporter = Reporter(job, world)
         try:
-            train_to_end(trainer, job.recipe, reporter, hand_over=report, leaving=node_leaves)
+            train_to_end(trainer, job.recipe, reporter, hand_over=partial(report, job.run_id), leaving=node_leaves)
         except DivergedError as error:
             # Every rank comes here at the same step, and the last checkpoint stands.
             if reporter is not None and job.board is not None:
@@ -205,10 +205,11 @@ def node_leaves() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def report(trainer: Trainer) -> None:
-    """Hand a checkpoint to Ray Train; a barrier, so every rank comes here at the same step."""
+def report(run_id: str, trainer: Trainer) -> None:
+    """Hand a checkpoint of an MLflow run to Ray Train; a barrier, so every rank comes here at the same step."""
     metrics = {"windows": trainer.windows, "step": trainer.step}
     state = trainer.state()
+    state.about = {**state.about, "run_id": run_id}
     if trainer.rank != 0:
         ray.train.report(metrics)
         return

@@ -203,13 +203,17 @@ def driver(storage, tmp_path, how="alone", **environment):
         shutil.rmtree(temp, ignore_errors=True)
 
 
+def wait_for_a_checkpoint(storage, process, tmp_path):
+    deadline = time.monotonic() + 200
+    while not storage.checkpoints():
+        assert process.poll() is None, (tmp_path / "driver.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_after_the_kill_of_the_whole_job_the_next_run_goes_on(storage, clean, tmp_path):
     with driver(storage, tmp_path) as process:
-        deadline = time.monotonic() + 200
-        while not storage.checkpoints():
-            assert process.poll() is None, (tmp_path / "driver.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_a_checkpoint(storage, process, tmp_path)
         tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for one in tree:
             with contextlib.suppress(psutil.Error):
@@ -260,16 +264,21 @@ def test_a_training_that_diverges_fails_once_and_keeps_the_last_good_checkpoint(
 
 
 def test_a_job_told_to_stop_ends_at_once_and_goes_on_later(storage, clean, tmp_path):
-    """SIGTERM, as a scheduler sends it before it takes the machine."""
+    """SIGTERM, as a scheduler sends it before it takes the machine; with the signal handler of the command."""
     with driver(storage, tmp_path) as process:
-        deadline = time.monotonic() + 200
-        while not storage.checkpoints():
-            assert process.poll() is None, (tmp_path / "driver.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_a_checkpoint(storage, process, tmp_path)
+        below = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        process.wait(10 + 20)
+        assert process.wait(60) == 130
+        _, alive = psutil.wait_procs(below, timeout=30)
+        assert not alive, "nothing goes on running"
+    _, run = storage.mlflow_run()
+    assert run.info.status == "KILLED"
+    [*_, newest] = storage.checkpoints()
+    assert TrainingState.load(newest.parent).about["run_id"] == run.info.run_id
     assert weights(storage.train()) == clean
+    assert storage.starts()[1]["windows"] > 0
+    assert_one_run_each_step_once(storage)
 
 
 def test_with_failing_calls_between_rays_processes_it_ends_equal_or_fails_cleanly(storage, clean, tmp_path):

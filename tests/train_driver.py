@@ -5,6 +5,7 @@ announced to leave, and killed once there is a checkpoint that was not due.
 """
 
 import dataclasses
+import signal
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 from test_train_faults import TINY, Storage
 
-from pipelines import demo
+from pipelines import cli, demo
 from pipelines.recipes import Resources
 
 
@@ -40,8 +41,13 @@ def main():
             address="local", _temp_dir=temp, num_cpus=4, object_store_memory=150_000_000, include_dashboard=False,
             log_to_driver=False,
         )  # fmt: skip
-        storage.train()
-        ray.shutdown()
+        signal.signal(signal.SIGTERM, cli._interrupted)
+        try:
+            storage.train()
+        except KeyboardInterrupt:
+            sys.exit(130)
+        finally:
+            ray.shutdown()
         return
     cluster = Cluster(
         initialize_head=True,

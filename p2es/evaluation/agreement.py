@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from p2es.evaluation.bootstrap import People, packed
-from p2es.evaluation.columns import comparable, of_system, scalars, strings, wrap_deg
+from p2es.evaluation.bootstrap import People, each_system, packed
+from p2es.evaluation.columns import scalars, wrap_deg
 from p2es.evaluation.features import FEATURES, Feature
 
 Array = NDArray[np.float64]
@@ -45,11 +45,8 @@ def agreement(rows: pa.Table, *, bootstrap: int, seed: int) -> dict[str, dict[st
         - `drawn_failures` : share, of the windows in which it was, in which the drawn was not
         - `n` : people; `windows` : windows with both
     """
-    people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
-    system = strings(rows, "system")
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in comparable(rows):
-        mine, whose = of_system(rows, name), people.rows(system == name)
+    for name, mine, whose in each_system(rows, bootstrap=bootstrap, seed=seed):
         result[name] = {}
         for kind, prefix in KINDS.items():
             drawn = {f.name: scalars(mine, prefix + f.name) for f in FEATURES}

@@ -5,12 +5,16 @@ person are alike, so an interval over windows would be too narrow. A draw is kep
 that everything that is made of means (SD, slopes, kappa) is one matrix product, (draw, person) by (person, figure).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from p2es.evaluation.columns import comparable, of_system, strings
 
 Array = NDArray[np.float64]
 Figure = dict[str, Any]
@@ -125,6 +129,14 @@ class People:
         """Give the median over people of (person,), and that of each draw."""
         everybody = People(np.arange(self.number), self.counts)
         return everybody.quantile(means, 0.5)
+
+
+def each_system(rows: pa.Table, *, bootstrap: int, seed: int) -> Iterator[tuple[str, pa.Table, People]]:
+    """Give each system that stands beside others, its rows and whose they are; the draws are the same for all."""
+    people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
+    system = strings(rows, "system")
+    for name in comparable(rows):
+        yield name, of_system(rows, name), people.rows(system == name)
 
 
 def _weighted_quantile(ordered: Array, weights: Array, share: float) -> float:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from p2es.evaluation.bootstrap import People, mean_figure
-from p2es.evaluation.columns import comparable, of_system, scalars, strings, vectors, wrap_deg
+from p2es.evaluation.bootstrap import People, each_system, mean_figure
+from p2es.evaluation.columns import scalars, vectors, wrap_deg
 from p2es.evaluation.features import FEATURES, Feature
 from p2es.translator import MIN_BAND_SAMPLES
 
@@ -46,11 +46,8 @@ def calibration(rows: pa.Table, *, bootstrap: int, seed: int) -> dict[str, dict[
         - `n` : people; `windows`, and `left_out`, windows in which the feature was recorded and too few samples show it
         - `failed` : share of the samples, of all windows in which it was recorded, that do not show it
     """
-    people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
-    system = strings(rows, "system")
     result: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in comparable(rows):
-        mine, whose = of_system(rows, name), people.rows(system == name)
+    for name, mine, whose in each_system(rows, bootstrap=bootstrap, seed=seed):
         found = {f.name: _calibration(mine, f, whose) for f in FEATURES}
         if kept := {feature: figures for feature, figures in found.items() if figures is not None}:
             result[name] = kept

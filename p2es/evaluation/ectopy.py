@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from p2es.evaluation.beat_kinds import COUNTS, KINDS
 from p2es.evaluation.beats import EDGE_S
-from p2es.evaluation.bootstrap import Figure, People, mean_figure, packed
-from p2es.evaluation.columns import comparable, of_system, strings, vectors
+from p2es.evaluation.bootstrap import Figure, People, each_system, mean_figure, packed
+from p2es.evaluation.columns import strings, vectors
 from p2es.windows import WINDOW_S
 
 Array = NDArray[np.float64]
@@ -52,11 +52,8 @@ def ectopy_agreement(rows: pa.Table, *, bootstrap: int = 1000, seed: int = 0) ->
 
         Where none was recorded there is nothing to find: `beats` is 0, the shares are None.
     """
-    people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
-    system = strings(rows, "system")
     result: dict[str, dict[str, Any]] = {}
-    for name in comparable(rows):
-        mine, whose = of_system(rows, name), people.rows(system == name)
+    for name, mine, whose in each_system(rows, bootstrap=bootstrap, seed=seed):
         found = {kind: _of_kind(mine, kind, whose) for kind in KINDS}
         if kept := {kind: figures for kind, figures in found.items() if figures is not None}:
             result[name] = kept

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from p2es.evaluation.bootstrap import Figure, People, mean_figure, packed
-from p2es.evaluation.columns import comparable, of_system, scalars, strings, vectors
+from p2es.evaluation.bootstrap import Figure, People, each_system, mean_figure, packed
+from p2es.evaluation.columns import scalars, vectors
 from p2es.evaluation.kappa import cohen, kappa_figure, tables
 from p2es.leads import LEADS, N_LEADS
 
@@ -47,11 +47,8 @@ def morphology(rows: pa.Table, *, bootstrap: int, seed: int) -> dict[str, dict[s
         System to `st_filtered`, `t_polarity`, `transition` and `amplitude`: see `st_filtered`, `t_polarity`,
         `transition` and `amplitude` of this module.
     """
-    people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
-    system = strings(rows, "system")
     result: dict[str, dict[str, Any]] = {}
-    for name in comparable(rows):
-        mine, whose = of_system(rows, name), people.rows(system == name)
+    for name, mine, whose in each_system(rows, bootstrap=bootstrap, seed=seed):
         if np.isfinite(vectors(mine, "drawn_r_mv", N_LEADS)).any():
             result[name] = {
                 "st_filtered": st_filtered(mine, whose),

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from p2es.evaluation.bootstrap import Figure, People, mean_figure, packed
-from p2es.evaluation.columns import comparable, of_system, strings, vectors
+from p2es.evaluation.bootstrap import Figure, People, each_system, mean_figure, packed
+from p2es.evaluation.columns import strings, vectors
 from p2es.evaluation.encoding import Space, dimensions, encodings, feature_columns, in_both
 from p2es.evaluation.ranking import auc
 
@@ -81,14 +81,12 @@ def realism(rows: pa.Table, bank: pa.Table, *, bootstrap: int, seed: int) -> dic
         - `precision`, `recall`, `density`, `coverage` : Figures; see `neighbourhoods`
         - `n` : people; `windows`
     """
-    people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
-    system = strings(rows, "system")
     known = _Bank(
         encodings(bank, "real"), feature_columns(bank, "real"), vectors(bank, "real_wave"), strings(bank, "person")
     )
     result: dict[str, dict[str, Any]] = {}
-    for name in comparable(rows):
-        pairs = _pairs(of_system(rows, name), people.rows(system == name))
+    for name, mine, whose in each_system(rows, bootstrap=bootstrap, seed=seed):
+        pairs = _pairs(mine, whose)
         if pairs is not None:
             result[name] = _realism(pairs, known, seed)
     return result

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from p2es.evaluation.bootstrap import People
-from p2es.evaluation.columns import comparable, of_system, strings
+from p2es.evaluation.bootstrap import each_system
+from p2es.evaluation.columns import strings
 from p2es.evaluation.kappa import kappa_figure, people_with, share_figure, tables
 
 _CLASSES = ("regular", "irregular", "unknown")
@@ -30,11 +30,8 @@ def rhythm_agreement(rows: pa.Table, *, bootstrap: int = 1000, seed: int = 0) ->
         System; `irregular`: Figures `sensitivity` (irregular of the recorded irregular), `predictivity` (recorded
         irregular of the drawn irregular), `f1` (2 TP / (2 TP + FP + FN)), `kappa` (Cohen), and `n` people.
     """
-    people = People.of(strings(rows, "person"), bootstrap=bootstrap, seed=seed)
-    system = strings(rows, "system")
     result: dict[str, dict[str, Any]] = {}
-    for name in comparable(rows):
-        mine, whose = of_system(rows, name), people.rows(system == name)
+    for name, mine, whose in each_system(rows, bootstrap=bootstrap, seed=seed):
         real = np.array([_CLASSES.index(r) if r in _CLASSES[:2] else -1 for r in strings(mine, "rhythm")], np.intp)
         text = strings(mine, "drawn_rhythm")
         # A system that draws nothing (features only) has no rhythm to judge.
