@@ -15,17 +15,17 @@ export OMP_NUM_THREADS ?= 1
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## Make the virtual environment (2 minutes, 2.3 GB)
+setup: $(READY)  ## Make the virtual environment (2 to 5 minutes, 2.5 GB)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: run make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): about 2 minutes"
+	@echo "Installing into $(VENV): 2 to 5 minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' 2> >(grep -v 'is neither a file nor a directory' >&2)
 	@touch $@
 
-demo: $(READY)  ## Run the whole path, from simulated people to a served ECG (under 10 minutes on 2 cores)
+demo: $(READY)  ## Run the whole path, from simulated people to a served ECG (9 to 15 minutes on 2 cores)
 	@$(BIN)/p2es demo
 
 test: $(READY)  ## Run the tests (under 15 minutes on 2 cores)

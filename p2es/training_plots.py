@@ -67,6 +67,7 @@ def learning_curves(curves: Mapping[str, Curve], title: str = "") -> "Figure":
     matplotlib.figure.Figure
     """
     figure = _figure((10.0, 6.4))
+    figure.subplots_adjust(wspace=0.18)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     losses = {name.removeprefix("loss_"): curve for name, curve in curves.items() if name.startswith("loss_")}
     # The sum first: it is what is minimised.
@@ -171,7 +172,7 @@ def sample_figure(drawn_mv: NDArray[np.floating], batch: WindowBatch, *, step: i
             axes.plot(time_s, drawn_mv[column, k], color=GENERATED_COLOUR, lw=0.8, label="drawn")
             _tidy(axes, f"{lead}, mV" if column == 0 else "")
             if row == column == 0:
-                axes.legend(fontsize=7, loc="upper right", ncols=2, frameon=False)
+                figure.legend(*axes.get_legend_handles_labels(), loc="upper center", fontsize=8, ncols=2, frameon=False)
         axes = figure.add_subplot(rows, columns, len(SHOWN_LEADS) * columns + column + 1)
         inside = slice(MARGIN_SAMPLES, MARGIN_SAMPLES + len(time_s))
         axes.plot(time_s, batch.ppg[column, 0, inside], color=PPG_COLOUR, lw=0.8)
@@ -194,7 +195,8 @@ def _figure(size: tuple[float, float]) -> "Figure":
 
 def _tidy(axes: "Axes", label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=7)
+    # Those between the powers of ten of a logarithmic axis, too.
+    axes.tick_params(which="both", labelsize=7)
     axes.margins(x=0)
     axes.set_ylabel(label, fontsize=8)
 
@@ -220,7 +222,8 @@ def _panel(axes: "Axes", label: str, curves: Mapping[str, Curve], *, logarithmic
     axes.set_xlabel("step", fontsize=8)
     axes.grid(axis="y", color="#eeeeee", zorder=0)
     if len(curves) > 1:
-        axes.legend(fontsize=7, frameon=False)
+        # Above the panel, where no curve is.
+        axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(curves))
     if not axes.lines:
         axes.text(
             0.5, 0.5, "nothing logged", ha="center", va="center", fontsize=8, color=_GREY, transform=axes.transAxes

@@ -243,10 +243,11 @@ class Reporter:
             "learning_rate": step.learning_rate,
             "grad_norm": step.grad_norm,
             "windows": step.windows,
-            "windows_per_s": progress.windows_per_s,
             "waited_for_data_s": step.waited_s,
             "workers": self._world,
         }
+        # The first word after a start has nothing to count from.
+        metrics |= {"windows_per_s": progress.windows_per_s} if progress.windows_per_s else {}
         self.tracker.log(step.step, metrics)
         self._gauges.set(progress)
         if self._job.board is not None:
