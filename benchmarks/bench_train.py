@@ -53,6 +53,10 @@ class Way:
         self.first_s.append(ranks[0]["first_step_unix_s"] - started)
         self.waited.append(max(rank["waited_s"] for rank in ranks) / wall_s)
         self.weights.add(ranks[0]["weights"])
+        found = (
+            f"{self.steps_s[-1]:.2f} steps/s, {self.cpu_s[-1]:.3f} CPU s a step, first step {self.first_s[-1]:.1f} s"
+        )
+        print(f"{place.name}: {found}", file=sys.stderr, flush=True)
 
 
 def over_torchrun(job: Job, world: int, how: str, folder: Path) -> Callable[[Path], None]:
@@ -74,7 +78,7 @@ def over_ray(job: Job, world: int, tracked: bool, storage: Path) -> Callable[[Pa
     def run(place: Path) -> None:
         ray.train.torch.TorchTrainer(
             train_ranks.ray_loop,
-            train_loop_config={"job": job, "place": str(place), "tracked": tracked},
+            train_loop_config={"job": pickle.dumps(job), "place": str(place), "tracked": tracked},
             scaling_config=ray.train.ScalingConfig(num_workers=world, resources_per_worker={"CPU": 1.0}),
             run_config=ray.train.RunConfig(name=place.name, storage_path=str(storage)),
         ).fit()

@@ -9,19 +9,22 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from p2es.training import Trainer
-from pipelines.train_worker import Job, Reporter, node_leaves, open_trainer, report, train_to_end
+from pipelines.train_worker import Job, node_leaves, open_trainer, report, train_to_end
+
+if TYPE_CHECKING:
+    from pipelines.train_reporter import Reporter
 
 WARM_UP = 5
 
 
-def clocked(trainer: Trainer, job: Job, reporter: Reporter | None, place: Path, under_ray: bool) -> None:
+def clocked(trainer: Trainer, job: Job, reporter: "Reporter | None", place: Path, under_ray: bool) -> None:
     """Train to the end and leave this rank's figures in `place`: steps, wall and CPU seconds after the warm-up."""
     stamps: list[tuple[float, float, float]] = []
     waited: list[float] = []
@@ -56,7 +59,7 @@ def ray_loop(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    job: Job = config["job"]
+    job: Job = pickle.loads(config["job"])  # noqa: S301 - written by our own driver
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
 
@@ -65,7 +68,11 @@ def ray_loop(config: dict[str, Any]) -> None:
         return module if alone else ray.train.torch.prepare_model(module, move_to_device=False)
 
     with open_trainer(job, rank, world, wrap, torch.device("cpu")) as trainer:
-        reporter = Reporter(job, world) if rank == 0 and config["tracked"] else None
+        reporter = None
+        if rank == 0 and config["tracked"]:
+            from pipelines.train_reporter import Reporter
+
+            reporter = Reporter(job, world)
         clocked(trainer, job, reporter, Path(config["place"]), under_ray=True)
         if reporter is not None:
             reporter.close()

@@ -215,7 +215,7 @@ def _trainer(job: Job, settings: Settings) -> ray.train.torch.TorchTrainer:
     most, least = resources.train_workers, resources.min_workers or resources.train_workers
     return ray.train.torch.TorchTrainer(
         worker_loop,
-        train_loop_config={"job": job},
+        train_loop_config={"job": ray.cloudpickle.dumps(job)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=resources.gpus_per_worker > 0,
