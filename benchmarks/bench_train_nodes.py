@@ -45,7 +45,7 @@ def linked(mbit: int, delay_ms: float) -> Iterator[tuple[str, tuple[list[str], .
     try:
         for name in NAMES:
             run("ip", "netns", "add", name)
-        run("ip", "link", "add", "p2es-va", "netns", NAMES[0], "type", "veth", "peer", "p2es-vb", "netns", NAMES[1])
+        run("ip", "link", "add", DEVICES[0], "netns", NAMES[0], "type", "veth", "peer", DEVICES[1], "netns", NAMES[1])
         for name, device, address in zip(NAMES, DEVICES, ADDRESSES, strict=True):
             inside = ("ip", "netns", "exec", name)
             run(*inside, "ip", "addr", "add", f"{address}/24", "dev", device)
@@ -144,6 +144,9 @@ def main() -> None:
     parser.add_argument("--mbit", type=int, default=1000)
     parser.add_argument("--delay-ms", type=float, default=0.5)
     args = parser.parse_args()
+    linkable = os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
+    if args.only_link and not linkable:
+        parser.error("--only-link needs root, ip and tc")
     recipe = recipe_of(args.people, args.steps, BATCH)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as held:
         folder = Path(name)
@@ -158,7 +161,7 @@ def main() -> None:
         }
         if args.only_link:
             places.clear()
-        if os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc"):
+        if linkable:
             told, inside = held.enter_context(linked(args.mbit, args.delay_ms))
             places[f"two namespaces, {told}"] = ((list(inside), list(ADDRESSES)), 1)
         print(f"{'':52s}{'windows/s':>10s}{'of one worker':>14s}{'all-reduce':>11s}{'first step s':>13s}")
